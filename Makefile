@@ -1,0 +1,55 @@
+# Proconsul's commands. `make` alone prints them.
+GO      ?= go
+TOOLS   := $(CURDIR)/.tools
+CONSUL  := $(TOOLS)/consul
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/proconsul/proconsul/pkg/app.Version=$(VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test lint fuzz bench tools validate cover up down clean
+
+help: ## list the commands
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## run the gateway with an embedded Consul API, Redis and services
+	@./bin/proconsul demo $(ARGS)
+
+build: ## build bin/proconsul and bin/echo
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+test: tools lint ## install what tests need, then run every test on real parts with -race
+	$(GO) test -race -timeout 20m ./...
+
+lint: ## gofmt and go vet
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on the files above' >&2; exit 1; }
+	$(GO) vet ./...
+
+fuzz: ## run every fuzz target for FUZZTIME (default 30s) each
+	@deploy/scripts/fuzz.sh $(or $(FUZZTIME),30s)
+
+bench: ## run the benchmarks beside the code
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+tools: $(CONSUL) ## build a Consul and find a redis-server for the tests
+	@command -v redis-server >/dev/null || deploy/scripts/install-redis.sh
+
+$(CONSUL): tools/consul/go.mod
+	@echo 'building Consul for the tests, once (about two to five minutes)'
+	@mkdir -p $(TOOLS)
+	cd tools/consul && CGO_ENABLED=0 $(GO) build -o $(CONSUL) github.com/hashicorp/consul
+
+validate: build ## check every example configuration
+	@for f in deploy/*.yaml; do ./bin/proconsul validate -c $$f || exit 2; done
+
+cover: tools ## write coverage.out and print the total
+	$(GO) test -coverprofile=coverage.out -coverpkg=./... ./...
+	@$(GO) tool cover -func=coverage.out | tail -1
+
+up: ## start the whole stack with Docker Compose
+	docker compose up --build --detach --wait
+
+down: ## stop the stack and remove its volumes
+	docker compose down --volumes
+
+clean: ## remove what the other commands built
+	rm -rf bin coverage.out $(TOOLS)

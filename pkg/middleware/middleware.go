@@ -1,0 +1,124 @@
+// Package middleware holds what all middlewares share: their type and the
+// Exchange, the account of one request that the access log, the metrics and
+// the status page read at its end. It never decides anything itself.
+package middleware
+
+import (
+	"io"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/proconsul/proconsul/pkg/problem"
+)
+
+// Middleware wraps a handler. The gateway composes them in one fixed order.
+type Middleware func(http.Handler) http.Handler
+
+// Attempt is one try of one instance, for the access log.
+type Attempt struct {
+	Instance string
+	Status   int    // 0 where no response arrived
+	Reason   string // why it failed; empty where it did not
+	Duration time.Duration
+}
+
+// Exchange is the account of one request and the one ResponseWriter wrapper
+// that keeps it. It is used by the goroutine that serves the request and must
+// not be kept after the handler returns.
+type Exchange struct {
+	w http.ResponseWriter
+
+	Start     time.Time
+	RequestID string
+	ClientIP  netip.Addr // after trusted proxies, unmapped, without zone
+	Trusted   bool       // the direct peer is in trusted_proxies
+	Scheme    string     // http or https, after trusted proxies
+	Host      string     // canonical: lower case, no port, no trailing dot
+	Path      string     // normalised, still escaped: what matching saw
+
+	Route    string // empty: none matched
+	Upstream string
+	Instance string // the last one tried
+	Consumer string // who was authenticated; empty: nobody
+
+	Status    int   // 0 until the header is written
+	Bytes     int64 // body bytes sent to the client
+	BytesIn   int64 // body bytes read from the client
+	Reason    problem.Reason
+	Err       error  // for the log only
+	RateLimit string // decision: allowed, limited, fail_open, fail_closed, local; empty: none
+	Cache     string
+
+	Attempts   []Attempt
+	Upstreamed time.Duration // time spent waiting for instances, all attempts
+	FirstByte  time.Duration // from Start to the response header; 0: none came
+	Hijacked   bool
+}
+
+// NewExchange starts the account of a request.
+func NewExchange(w http.ResponseWriter, start time.Time) *Exchange {
+	return &Exchange{w: w, Start: start}
+}
+
+// Of returns the exchange that w wraps or is. It returns nil where there is
+// none, as in a test that calls a middleware on its own.
+func Of(w http.ResponseWriter) *Exchange {
+	for {
+		switch v := w.(type) {
+		case *Exchange:
+			return v
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = v.Unwrap()
+		default:
+			return nil
+		}
+	}
+}
+
+// Header implements http.ResponseWriter.
+func (e *Exchange) Header() http.Header { return e.w.Header() }
+
+// WriteHeader implements http.ResponseWriter. 1xx statuses pass through and
+// are not the exchange's status.
+func (e *Exchange) WriteHeader(code int) {
+	if e.Status == 0 && (code >= 200 || code == http.StatusSwitchingProtocols) {
+		e.Status = code
+	}
+	e.w.WriteHeader(code)
+}
+
+// Write implements http.ResponseWriter.
+func (e *Exchange) Write(b []byte) (int, error) {
+	if e.Status == 0 {
+		e.Status = http.StatusOK
+	}
+	n, err := e.w.Write(b)
+	e.Bytes += int64(n)
+	return n, err
+}
+
+// ReadFrom implements io.ReaderFrom, so that the server may move the body
+// with as few copies as it can.
+func (e *Exchange) ReadFrom(r io.Reader) (int64, error) {
+	if e.Status == 0 {
+		e.Status = http.StatusOK
+	}
+	n, err := io.Copy(e.w, r) // uses the server's own ReaderFrom where it has one
+	e.Bytes += n
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach Flush, Hijack and deadlines.
+func (e *Exchange) Unwrap() http.ResponseWriter { return e.w }
+
+// RecordProblem implements problem.Recorder.
+func (e *Exchange) RecordProblem(p *problem.Error) {
+	e.Reason = p.Reason
+	if p.Err != nil {
+		e.Err = p.Err
+	}
+	if p.Reason == problem.ClientCanceled && e.Status == 0 {
+		e.Status = problem.StatusClientClosedRequest
+	}
+}

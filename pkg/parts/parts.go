@@ -1,0 +1,268 @@
+// Package parts starts the real parts that tests run against: a Consul agent
+// and a redis-server, each on free loopback ports with a directory of its own,
+// stopped when the test ends. Only tests import it; it never downloads and
+// never skips: a part that is missing fails the test with the way out.
+package parts
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// FreePorts returns n loopback TCP ports that nobody listened on a moment ago.
+func FreePorts(t testing.TB, n int) []int {
+	t.Helper()
+	ports := make([]int, n)
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // all are held until the last is known, so that they differ
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports
+}
+
+// Eventually calls ok until it returns true, and fails the test with what
+// after the patience has run out.
+func Eventually(t testing.TB, patience time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("after %v: %s", patience, what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// process is a part that can be stopped, killed, frozen and started again on
+// the same ports.
+type process struct {
+	t     testing.TB
+	path  string
+	args  []string
+	ready func() error
+
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	done chan struct{}
+	out  *bytes.Buffer
+}
+
+func (p *process) start() {
+	p.t.Helper()
+	p.mu.Lock()
+	out := &bytes.Buffer{}
+	cmd := exec.Command(p.path, p.args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	// The kernel ends the part with us, even where the test binary is killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		p.mu.Unlock()
+		p.t.Fatalf("start %s: %v", p.path, err)
+	}
+	done := make(chan struct{})
+	p.cmd, p.done, p.out = cmd, done, out
+	p.mu.Unlock()
+	go func() { _ = cmd.Wait(); close(done) }()
+
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := p.ready()
+		if err == nil {
+			return
+		}
+		select {
+		case <-done:
+			p.t.Fatalf("%s ended at start:\n%s", p.path, out)
+		case <-time.After(10 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			p.Kill()
+			p.t.Fatalf("%s was not ready in 30s: %v\n%s", p.path, err, out)
+		}
+	}
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd != nil {
+		_ = p.cmd.Process.Signal(s) // an ended process is what was asked for
+	}
+}
+
+func (p *process) end(s syscall.Signal) {
+	p.signal(syscall.SIGCONT)
+	p.signal(s)
+	p.mu.Lock()
+	done := p.done
+	p.mu.Unlock()
+	if done == nil {
+		return
+	}
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		p.signal(syscall.SIGKILL)
+		<-done
+	}
+}
+
+// Stop ends the part with SIGTERM and waits for it.
+func (p *process) Stop() { p.end(syscall.SIGTERM) }
+
+// Kill ends the part with SIGKILL and waits for it.
+func (p *process) Kill() { p.end(syscall.SIGKILL) }
+
+// Freeze stops the part's clock: it keeps its sockets and answers nothing.
+func (p *process) Freeze() { p.signal(syscall.SIGSTOP) }
+
+// Thaw ends Freeze.
+func (p *process) Thaw() { p.signal(syscall.SIGCONT) }
+
+// Start starts the part again, on the same ports, and waits until it serves.
+func (p *process) Start() { p.t.Helper(); p.start() }
+
+// Consul is a running Consul agent.
+type Consul struct {
+	process
+	Addr string // of the HTTP API, host:port
+	Node string
+}
+
+// StartConsul starts a single Consul server with its data on disk, so that it
+// can be stopped and started again with its catalog. Further configuration may
+// be given as JSON objects, which the agent merges.
+func StartConsul(t testing.TB, extra ...string) *Consul {
+	t.Helper()
+	path := os.Getenv("PROCONSUL_TEST_CONSUL")
+	if path == "" {
+		path = filepath.Join(moduleRoot(t), ".tools", "consul")
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("no Consul at %s: run `make tools` (it builds one), or set PROCONSUL_TEST_CONSUL to a consul binary", path)
+	}
+	dir := t.TempDir()
+	p := FreePorts(t, 5)
+	node := fmt.Sprintf("node-%d", p[0])
+	config := fmt.Sprintf(`{"datacenter":"dc1","node_name":%q,"server":true,"bootstrap_expect":1,
+"bind_addr":"127.0.0.1","client_addr":"127.0.0.1","data_dir":%q,"log_level":"warn",
+"disable_update_check":true,"leave_on_terminate":false,"performance":{"raft_multiplier":1},
+"ports":{"http":%d,"grpc":-1,"grpc_tls":-1,"dns":-1,"serf_lan":%d,"serf_wan":-1,"server":%d},
+"limits":{"http_max_conns_per_client":2000}}`, node, filepath.Join(dir, "data"), p[0], p[1], p[2])
+	args := []string{"agent", "-config-file", writeFile(t, dir, "agent.json", config)}
+	for i, e := range extra {
+		args = append(args, "-config-file", writeFile(t, dir, fmt.Sprintf("extra%d.json", i), e))
+	}
+	c := &Consul{Addr: fmt.Sprintf("127.0.0.1:%d", p[0]), Node: node}
+	c.process = process{t: t, path: path, args: args, ready: func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.Addr+"/v1/catalog/node/"+node, nil)
+		if err != nil {
+			return err
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var b bytes.Buffer
+		if _, err := b.ReadFrom(resp.Body); err != nil {
+			return err
+		}
+		// The node is in the catalog only once there is a leader and the
+		// agent has synced itself.
+		if resp.StatusCode != http.StatusOK || !strings.Contains(b.String(), `"serfHealth"`) && !strings.Contains(b.String(), `"consul"`) {
+			return fmt.Errorf("GET catalog/node: %s %s", resp.Status, b.String())
+		}
+		return nil
+	}}
+	t.Cleanup(c.Kill)
+	c.start()
+	return c
+}
+
+// Redis is a running redis-server.
+type Redis struct {
+	process
+	Addr string
+}
+
+// StartRedis starts a redis-server that persists nothing. Further arguments
+// are passed on, as "--appendonly", "yes".
+func StartRedis(t testing.TB, args ...string) *Redis {
+	t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		t.Fatal("no redis-server on PATH: run `make tools` as root, or install it (Debian, Ubuntu: apt-get install redis-server)")
+	}
+	port := FreePorts(t, 1)[0]
+	r := &Redis{Addr: fmt.Sprintf("127.0.0.1:%d", port)}
+	r.process = process{t: t, path: path, ready: func() error {
+		conn, err := net.DialTimeout("tcp", r.Addr, time.Second)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+			return err
+		}
+		if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+			return err
+		}
+		b := make([]byte, 64)
+		n, err := conn.Read(b)
+		if err != nil || !strings.HasPrefix(string(b[:n]), "+PONG") {
+			return fmt.Errorf("PING: %q %v", b[:n], err)
+		}
+		return nil
+	}}
+	r.args = append([]string{"--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+		"--dir", t.TempDir(), "--daemonize", "no"}, args...)
+	t.Cleanup(r.Kill)
+	r.start()
+	return r
+}
+
+func writeFile(t testing.TB, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// moduleRoot is the folder above the test's own that holds go.mod.
+func moduleRoot(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			t.Fatal("no go.mod above the test's folder")
+		}
+		dir = parent
+	}
+}
