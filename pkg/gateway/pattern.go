@@ -1,0 +1,199 @@
+package gateway
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/gorilla/mux"
+
+	"github.com/proconsul/proconsul/config"
+)
+
+// pattern is a route's path, taken apart: "/a/b" is exact, "/a/**" is a prefix
+// by whole segments ("/a", "/a/", "/a/b", not "/ab"), and a segment may be a
+// template, "{id}".
+type pattern struct {
+	text     string
+	segments []segment
+	prefix   bool // ends in "/**"
+}
+
+type segment struct {
+	text     string // canonical and escaped, or the template's name
+	template bool
+}
+
+// parsePattern takes text apart. Empty text is "/**".
+func parsePattern(text string) (pattern, error) {
+	p := pattern{text: text}
+	rest := text
+	if rest == "" {
+		rest = "/**"
+	}
+	if rest[0] != '/' {
+		return p, fmt.Errorf("path %q does not start with a slash", text)
+	}
+	rest, p.prefix = strings.CutSuffix(rest, "/**")
+	if rest == "" {
+		if !p.prefix {
+			p.segments = []segment{{}}
+		}
+		return p, nil
+	}
+	for s := range strings.SplitSeq(rest[1:], "/") {
+		if name, ok := strings.CutPrefix(s, "{"); ok {
+			name, ok = strings.CutSuffix(name, "}")
+			if !ok || !templateName(name) {
+				return p, fmt.Errorf("path %q: %q is not a template (want {name})", text, s)
+			}
+			p.segments = append(p.segments, segment{name, true})
+			continue
+		}
+		if strings.ContainsAny(s, "{}*") {
+			return p, fmt.Errorf("path %q: %q mixes text and pattern (want {name} alone, or /** at the end)", text, s)
+		}
+		// A slash in front keeps an empty last segment, "/a/", from vanishing.
+		canonical, err := canonicalPath("/"+s, true)
+		if err != nil || s != "" && (canonical == "/" || strings.Contains(s, ";")) {
+			return p, fmt.Errorf("path %q: segment %q can never match", text, s)
+		}
+		p.segments = append(p.segments, segment{canonical[1:], false})
+	}
+	for i, s := range p.segments[:len(p.segments)-1] {
+		if s.text == "" {
+			return p, fmt.Errorf("path %q: segment %d is empty and can never match", text, i+1)
+		}
+	}
+	if p.prefix && p.segments[len(p.segments)-1].text == "" {
+		return p, fmt.Errorf("path %q: a segment is empty and can never match", text)
+	}
+	return p, nil
+}
+
+func templateName(s string) bool {
+	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == ""
+}
+
+// first returns the literal first segment under which the table files the
+// pattern; ok is false where any first segment may match.
+func (p pattern) first() (text string, ok bool) {
+	if len(p.segments) == 0 || p.segments[0].template {
+		return "", false
+	}
+	return p.segments[0].text, true
+}
+
+// compare orders patterns so that of two that match a path the more specific
+// comes first: segment by segment, a literal before a template before the end
+// of a prefix.
+func (p pattern) compare(o pattern) int {
+	rank := func(p pattern, i int) int {
+		switch {
+		case i >= len(p.segments):
+			if p.prefix {
+				return 2
+			}
+			return 3 // an exact path's end: whatever matched so far and is longer differs from it
+		case p.segments[i].template:
+			return 1
+		}
+		return 0
+	}
+	for i := range max(len(p.segments), len(o.segments)) + 1 {
+		if c := cmp.Compare(rank(p, i), rank(o, i)); c != 0 {
+			return c
+		}
+	}
+	return cmp.Compare(b2i(p.prefix), b2i(o.prefix))
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// apply puts the pattern on a mux route. Literal patterns are compared as
+// strings; only templates need mux's regular expressions.
+func (p pattern) apply(route *mux.Route) {
+	if slices.ContainsFunc(p.segments, func(s segment) bool { return s.template }) {
+		var b strings.Builder
+		for _, s := range p.segments {
+			b.WriteByte('/')
+			if s.template {
+				b.WriteString("{" + s.text + "}")
+			} else {
+				b.WriteString(s.text)
+			}
+		}
+		if p.prefix {
+			b.WriteString("{" + restVar + ":(?:/.*)?}")
+		}
+		route.Path(b.String())
+		return
+	}
+	literal := ""
+	for _, s := range p.segments {
+		literal += "/" + s.text
+	}
+	if !p.prefix {
+		route.MatcherFunc(func(r *http.Request, _ *mux.RouteMatch) bool { return r.URL.EscapedPath() == literal })
+		return
+	}
+	if literal != "" {
+		route.MatcherFunc(func(r *http.Request, _ *mux.RouteMatch) bool {
+			path := r.URL.EscapedPath()
+			return strings.HasPrefix(path, literal) && (len(path) == len(literal) || path[len(literal)] == '/')
+		})
+	}
+}
+
+// restVar is the mux variable for what "/**" matched behind a template.
+const restVar = "proconsul_rest"
+
+// applyMatch puts the rest of a route's match on a mux route: methods, header
+// fields and query parameters. GET lets HEAD in.
+func applyMatch(route *mux.Route, m config.Match) error {
+	if len(m.Methods) > 0 {
+		methods := slices.Clone(m.Methods)
+		if slices.Contains(methods, http.MethodGet) && !slices.Contains(methods, http.MethodHead) {
+			methods = append(methods, http.MethodHead)
+		}
+		route.Methods(methods...)
+	}
+	for _, f := range m.Headers {
+		ok, err := valueMatcher(f)
+		if err != nil {
+			return fmt.Errorf("header %s: %w", f.Name, err)
+		}
+		name := http.CanonicalHeaderKey(f.Name)
+		route.MatcherFunc(func(r *http.Request, _ *mux.RouteMatch) bool { return slices.ContainsFunc(r.Header[name], ok) })
+	}
+	for _, f := range m.Query {
+		ok, err := valueMatcher(f)
+		if err != nil {
+			return fmt.Errorf("query parameter %s: %w", f.Name, err)
+		}
+		route.MatcherFunc(func(r *http.Request, _ *mux.RouteMatch) bool { return slices.ContainsFunc(r.URL.Query()[f.Name], ok) })
+	}
+	return nil
+}
+
+func valueMatcher(f config.MatchField) (func(string) bool, error) {
+	switch {
+	case f.Regex != "":
+		re, err := regexp.Compile("^(?:" + f.Regex + ")$")
+		if err != nil {
+			return nil, err
+		}
+		return re.MatchString, nil
+	case f.Value != "":
+		return func(v string) bool { return v == f.Value }, nil
+	}
+	return func(string) bool { return true }, nil
+}

@@ -1,0 +1,243 @@
+package gateway
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/gorilla/mux"
+
+	"github.com/proconsul/proconsul/config"
+)
+
+// Route is one compiled route: what it matches and the chain that serves it.
+type Route struct {
+	Config  config.Route
+	pattern pattern
+	handler http.Handler
+}
+
+// ServeHTTP runs the route's chain. Route is an http.Handler so that mux can
+// carry it.
+func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) { rt.handler.ServeHTTP(w, r) }
+
+// Table is every compiled route. It is immutable: a change of configuration
+// builds a new one and swaps it whole.
+//
+// mux tries its routes one after another, about 60 ns for each that does not
+// match, so the table keeps many small routers: by host, then by the path's
+// first segment. Each holds, in order, the routes that can match there.
+type Table struct {
+	Routes []*Route // in the order in which they are tried
+
+	exact map[string]*hostTable
+	wild  []wildHost // longest first
+	any   *hostTable
+}
+
+type wildHost struct {
+	suffix string // ".example.com"
+	table  *hostTable
+}
+
+type hostTable struct {
+	first map[string]*mux.Router // by literal first segment
+	other *mux.Router            // every other first segment
+}
+
+// newTable orders the routes and files them. An error names the route.
+func newTable(routes []*Route) (*Table, error) {
+	t := &Table{Routes: slices.Clone(routes), exact: map[string]*hostTable{}}
+	slices.SortStableFunc(t.Routes, func(a, b *Route) int {
+		return cmp.Or(
+			-cmp.Compare(hostRank(a.Config.Match.Host), hostRank(b.Config.Match.Host)),
+			a.pattern.compare(b.pattern),
+			-cmp.Compare(a.Config.Priority, b.Config.Priority),
+			-cmp.Compare(constraints(a.Config.Match), constraints(b.Config.Match)),
+		)
+	})
+	byHost := map[string][]*Route{}
+	for _, rt := range t.Routes {
+		byHost[rt.Config.Match.Host] = append(byHost[rt.Config.Match.Host], rt)
+	}
+	for host, list := range byHost {
+		ht, err := newHostTable(list)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case host == "":
+			t.any = ht
+		case strings.HasPrefix(host, "*."):
+			t.wild = append(t.wild, wildHost{host[1:], ht})
+		default:
+			t.exact[host] = ht
+		}
+	}
+	slices.SortFunc(t.wild, func(a, b wildHost) int {
+		return cmp.Or(-cmp.Compare(len(a.suffix), len(b.suffix)), strings.Compare(a.suffix, b.suffix))
+	})
+	return t, nil
+}
+
+// hostRank puts exact hosts first, then wildcards, the longest first, then
+// routes for any host.
+func hostRank(host string) int {
+	switch {
+	case host == "":
+		return 0
+	case strings.HasPrefix(host, "*."):
+		return len(host)
+	}
+	return 1 << 20
+}
+
+// constraints counts what a route asks for beside host and path, so that the
+// one that asks for more is tried first.
+func constraints(m config.Match) int {
+	return 2*(len(m.Headers)+len(m.Query)) + b2i(len(m.Methods) > 0)
+}
+
+func newHostTable(routes []*Route) (*hostTable, error) {
+	ht := &hostTable{first: map[string]*mux.Router{}, other: newRouter()}
+	for _, rt := range routes {
+		if text, ok := rt.pattern.first(); ok && ht.first[text] == nil {
+			ht.first[text] = newRouter()
+		}
+	}
+	for _, rt := range routes {
+		text, literal := rt.pattern.first()
+		targets := []*mux.Router{ht.first[text]}
+		if !literal {
+			targets = []*mux.Router{ht.other}
+			for _, r := range ht.first {
+				targets = append(targets, r)
+			}
+		}
+		for _, router := range targets {
+			route := router.NewRoute().Handler(rt)
+			rt.pattern.apply(route)
+			err := applyMatch(route, rt.Config.Match)
+			if err := errors.Join(err, route.GetError()); err != nil {
+				return nil, fmt.Errorf("route %s: %w", rt.Config.Name, err)
+			}
+		}
+	}
+	return ht, nil
+}
+
+// newRouter returns a router that sees paths as we do: canonicalPath has
+// cleaned them, and an encoded character is not a separator.
+func newRouter() *mux.Router { return mux.NewRouter().UseEncodedPath().SkipClean(true) }
+
+var matches = sync.Pool{New: func() any { return new(mux.RouteMatch) }}
+
+// match finds the route for a request whose URL path is canonical. Where only
+// the method differs it returns the methods that would match instead.
+func (t *Table) match(r *http.Request, host string) (rt *Route, allow []string) {
+	path := r.URL.EscapedPath()
+	if p := matchPath(path); p != path {
+		u := *r.URL
+		setPath(&u, p)
+		clone := *r // only for matching: mux reads it and keeps nothing
+		clone.URL = &u
+		r = &clone
+	}
+	rt, mismatch := t.lookup(r, host)
+	if mismatch {
+		allow = t.allowed(r, host)
+	}
+	return rt, allow
+}
+
+// lookup asks the routers that can know the request, the most specific host
+// first. mismatch is set where a route matched but for its method, and none
+// matched in full.
+func (t *Table) lookup(r *http.Request, host string) (rt *Route, mismatch bool) {
+	m := matches.Get().(*mux.RouteMatch)
+	defer matches.Put(m)
+	first := firstSegment(r.URL.EscapedPath())
+	for ht := range t.hosts(host) {
+		router := ht.first[first]
+		if router == nil {
+			router = ht.other
+		}
+		*m = mux.RouteMatch{}
+		if router.Match(r, m) {
+			return m.Handler.(*Route), false
+		}
+		mismatch = mismatch || errors.Is(m.MatchErr, mux.ErrMethodMismatch)
+	}
+	return nil, mismatch
+}
+
+// hosts yields the tables that a host's requests are looked up in, the most
+// specific first.
+func (t *Table) hosts(host string) func(yield func(*hostTable) bool) {
+	return func(yield func(*hostTable) bool) {
+		if ht := t.exact[host]; ht != nil && !yield(ht) {
+			return
+		}
+		for _, w := range t.wild {
+			if len(host) > len(w.suffix) && strings.HasSuffix(host, w.suffix) && !yield(w.table) {
+				return
+			}
+		}
+		if t.any != nil {
+			yield(t.any)
+		}
+	}
+}
+
+// allowed lists the methods under which the request would have found a route
+// (RFC 9110 section 10.2.1). It looks up once per method: a wrong method is
+// rare and the list of methods short.
+func (t *Table) allowed(r *http.Request, host string) []string {
+	clone := *r
+	var allow []string
+	for _, m := range t.methods() {
+		clone.Method = m
+		if rt, _ := t.lookup(&clone, host); rt != nil {
+			allow = append(allow, m)
+		}
+	}
+	return allow
+}
+
+// methods returns every method that a route names, sorted.
+func (t *Table) methods() []string {
+	set := map[string]bool{}
+	for _, rt := range t.Routes {
+		for _, m := range rt.Config.Match.Methods {
+			set[m] = true
+			if m == http.MethodGet {
+				set[http.MethodHead] = true
+			}
+		}
+	}
+	list := make([]string, 0, len(set))
+	for m := range set {
+		list = append(list, m)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// setPath gives u an escaped path.
+func setPath(u *url.URL, escaped string) {
+	// The URL escapes these itself where RawPath does not say otherwise.
+	if !strings.ContainsAny(escaped, "%!'()*") {
+		u.Path, u.RawPath = escaped, ""
+		return
+	}
+	path, err := url.PathUnescape(escaped)
+	if err != nil { // a canonical path always unescapes
+		return
+	}
+	u.Path, u.RawPath = path, escaped
+}
