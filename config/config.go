@@ -37,6 +37,7 @@ type Listen struct {
 	Name           string         `yaml:"name"`
 	Addr           string         `yaml:"addr"`
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"` // whose forwarding headers are believed
+	EncodedSlash   string         `yaml:"encoded_slash"`   // reject | keep: what to do with %2F in a path
 	Limits         ListenLimits   `yaml:"limits"`
 	Timeouts       ListenTimeouts `yaml:"timeouts"`
 }

@@ -46,8 +46,9 @@ type Exchange struct {
 	Bytes     int64 // body bytes sent to the client
 	BytesIn   int64 // body bytes read from the client
 	Reason    problem.Reason
-	Err       error  // for the log only
-	RateLimit string // decision: allowed, limited, fail_open, fail_closed, local; empty: none
+	Err       error          // for the log only
+	Refusal   *problem.Error // what to answer where no route serves the request
+	RateLimit string         // decision: allowed, limited, fail_open, fail_closed, local; empty: none
 	Cache     string
 
 	Attempts   []Attempt
