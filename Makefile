@@ -3,7 +3,7 @@ GO      ?= go
 TOOLS   := $(CURDIR)/.tools
 CONSUL  := $(TOOLS)/consul
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X github.com/proconsul/proconsul/pkg/app.Version=$(VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build test lint fuzz bench tools validate cover up down clean
