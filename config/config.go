@@ -9,137 +9,147 @@ import (
 	"time"
 )
 
-// Config is everything an operator can set. Listen, Admin, Consul, Redis,
-// Registration and Log are read at start only; a reload that touches them says
-// so. The rest is taken over by a reload.
+// Config is everything an operator can set. Fields tagged restart are read at
+// start only; NeedsRestart tells a reload which of them it touches. The rest
+// is taken over by a reload. A Config is not changed once Load returned it.
+//
+// The tags enum, min, max and required are rules that Load checks and
+// docs/config.md repeats.
 type Config struct {
-	Version      int          `yaml:"version"`
-	Listen       []Listen     `yaml:"listen"`
-	Admin        Admin        `yaml:"admin"`
-	Consul       Consul       `yaml:"consul"`
-	Redis        Redis        `yaml:"redis"`
-	Registration Registration `yaml:"registration"`
-	Policies     []Policy     `yaml:"policies"`
-	Upstreams    []Upstream   `yaml:"upstreams"`
-	Routes       []Route      `yaml:"routes"`
-	AccessLog    AccessLog    `yaml:"access_log"`
-	Log          Log          `yaml:"log"`
-	Shutdown     Shutdown     `yaml:"shutdown"`
+	Version      int          `yaml:"version" enum:"1"`           // of this format
+	Listen       []Listen     `yaml:"listen" restart:"yes"`       // public listeners
+	Admin        Admin        `yaml:"admin" restart:"yes"`        // the operators' listener
+	Consul       Consul       `yaml:"consul" restart:"yes"`       // how to reach the agent
+	Redis        Redis        `yaml:"redis" restart:"yes"`        // the store that replicas share limits through
+	Registration Registration `yaml:"registration" restart:"yes"` // the gateway as a service in Consul
+	Policies     []Policy     `yaml:"policies"`                   // named middleware settings
+	Upstreams    []Upstream   `yaml:"upstreams"`                  // services that need other settings than the defaults
+	Routes       []Route      `yaml:"routes"`                     // which requests go where
+	AccessLog    AccessLog    `yaml:"access_log"`                 // one line per request
+	Log          Log          `yaml:"log" restart:"yes"`          // the gateway's own log
+	Shutdown     Shutdown     `yaml:"shutdown"`                   // the order of going down
 
 	// Source is where the tree was read from, for messages; Hash is the first
 	// 12 hex digits of the SHA-256 of its bytes.
 	Source string `yaml:"-"`
 	Hash   string `yaml:"-"`
+
+	// Warnings are the faults that did not keep the tree from loading.
+	Warnings *Faults `yaml:"-"`
+
+	origins map[string]origin // by key path, for Print
 }
 
 // Listen is one public listener. Clear listeners speak HTTP/1.1 and h2c.
 type Listen struct {
-	Name           string         `yaml:"name"`
-	Addr           string         `yaml:"addr"`
-	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"` // whose forwarding headers are believed
-	EncodedSlash   string         `yaml:"encoded_slash"`   // reject | keep: what to do with %2F in a path
-	Limits         ListenLimits   `yaml:"limits"`
-	Timeouts       ListenTimeouts `yaml:"timeouts"`
+	Name           string         `yaml:"name"`                             // for logs and messages; empty: the address
+	Addr           string         `yaml:"addr" required:"true"`             // HOST:PORT; without HOST every address
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`                  // whose forwarding headers are believed
+	EncodedSlash   string         `yaml:"encoded_slash" enum:"reject|keep"` // what to do with %2F in a path
+	Limits         ListenLimits   `yaml:"limits"`                           // what clients can make the gateway hold
+	Timeouts       ListenTimeouts `yaml:"timeouts"`                         // how long a client may take
 }
 
 // ListenLimits bound what one client, or all, can make the gateway hold.
 type ListenLimits struct {
-	MaxHeaderBytes Size          `yaml:"max_header_bytes"` // request line and header fields
-	MaxHeaders     int           `yaml:"max_headers"`      // number of header fields
-	MaxBodyBytes   Size          `yaml:"max_body_bytes"`   // 0: no limit
-	MaxConnections int           `yaml:"max_connections"`  // 0: no limit
-	MaxInFlight    int           `yaml:"max_in_flight"`    // requests; 0: no limit
-	MaxQueue       int           `yaml:"max_queue"`        // requests that wait for a place
-	QueueTimeout   time.Duration `yaml:"queue_timeout"`
+	MaxHeaderBytes Size          `yaml:"max_header_bytes" min:"4KiB" max:"16MiB"` // request line and header fields
+	MaxHeaders     int           `yaml:"max_headers" min:"1" max:"10000"`         // number of header fields
+	MaxBodyBytes   Size          `yaml:"max_body_bytes"`                          // of one request; 0: no limit
+	MaxConnections int           `yaml:"max_connections" min:"0"`                 // 0: no limit
+	MaxInFlight    int           `yaml:"max_in_flight" min:"0"`                   // requests; 0: no limit
+	MaxQueue       int           `yaml:"max_queue" min:"0"`                       // requests that wait for a place
+	QueueTimeout   time.Duration `yaml:"queue_timeout" max:"1m"`                  // then 503 concurrency_limited
 }
 
 // ListenTimeouts bound how long a client may take.
 type ListenTimeouts struct {
-	ReadHeader time.Duration `yaml:"read_header"`
-	Idle       time.Duration `yaml:"idle"`      // keep-alive
-	BodyRead   time.Duration `yaml:"body_read"` // between two reads of a request body; 0: none
+	ReadHeader time.Duration `yaml:"read_header" min:"100ms" max:"10m"` // request line and header
+	Idle       time.Duration `yaml:"idle"`                              // keep-alive
+	BodyRead   time.Duration `yaml:"body_read"`                         // between two reads of a request body; 0: none
 }
 
 // Admin is the listener for operators.
 type Admin struct {
-	Addr     string       `yaml:"addr"` // empty: no admin listener
-	Tokens   []AdminToken `yaml:"tokens"`
+	Addr     string       `yaml:"addr"`     // HOST:PORT; empty: no admin listener
+	Tokens   []AdminToken `yaml:"tokens"`   // who may do what
 	Insecure bool         `yaml:"insecure"` // allow a non-loopback address without a token
 }
 
 // AdminToken is a bearer token and what it may do.
 type AdminToken struct {
-	Name  string `yaml:"name"`
-	Role  string `yaml:"role"` // viewer | operator
-	Token Secret `yaml:"token"`
+	Name  string `yaml:"name" required:"true"`        // the actor in the audit log
+	Role  string `yaml:"role" enum:"viewer|operator"` // a viewer reads, an operator also acts
+	Token Secret `yaml:"token" required:"true"`       // the bearer token, at best ${file:...}
 }
 
 // Consul says how to reach the agent. CONSUL_HTTP_* variables fill what is
 // empty here.
 type Consul struct {
-	Addr       string        `yaml:"addr"`
-	Scheme     string        `yaml:"scheme"` // http | https
-	Token      Secret        `yaml:"token"`
-	TokenFile  string        `yaml:"token_file"` // re-read on change
-	Datacenter string        `yaml:"datacenter"`
-	Namespace  string        `yaml:"namespace"`
-	Partition  string        `yaml:"partition"`
-	TLS        ClientTLS     `yaml:"tls"`
-	Wait       time.Duration `yaml:"wait"`     // how long one blocking query blocks
-	Snapshot   string        `yaml:"snapshot"` // file for warm starts; empty: none
-	Disabled   bool          `yaml:"disabled"` // only upstreams with instances of their own
+	Addr       string        `yaml:"addr"`                     // HOST:PORT of the agent, or unix://PATH
+	Scheme     string        `yaml:"scheme" enum:"http|https"` // of the agent's API
+	Token      Secret        `yaml:"token"`                    // ACL token
+	TokenFile  string        `yaml:"token_file"`               // file with the ACL token, re-read on change
+	Datacenter string        `yaml:"datacenter"`               // empty: the agent's
+	Namespace  string        `yaml:"namespace"`                // Consul Enterprise
+	Partition  string        `yaml:"partition"`                // Consul Enterprise
+	TLS        ClientTLS     `yaml:"tls"`                      // for scheme https
+	Wait       time.Duration `yaml:"wait" min:"1s" max:"10m"`  // how long one blocking query blocks
+	Snapshot   string        `yaml:"snapshot"`                 // file for warm starts; empty: none
+	Disabled   bool          `yaml:"disabled"`                 // no Consul: only upstreams with instances of their own
 }
 
 // ClientTLS is what a TLS client of ours needs.
 type ClientTLS struct {
-	CAFile     string `yaml:"ca_file"`
-	CertFile   string `yaml:"cert_file"`
-	KeyFile    string `yaml:"key_file"`
-	ServerName string `yaml:"server_name"`
-	SkipVerify bool   `yaml:"skip_verify"`
+	CAFile     string `yaml:"ca_file"`     // PEM bundle to trust instead of the system's
+	CertFile   string `yaml:"cert_file"`   // PEM client certificate
+	KeyFile    string `yaml:"key_file"`    // PEM key of the client certificate
+	ServerName string `yaml:"server_name"` // to verify instead of the address
+	SkipVerify bool   `yaml:"skip_verify"` // trust any certificate; for tests only
 }
 
 // Redis is the store that replicas share limits through. An empty Addr means
 // that every limit is this replica's own.
 type Redis struct {
-	Addr     string        `yaml:"addr"`
-	Username string        `yaml:"username"`
-	Password Secret        `yaml:"password"`
-	DB       int           `yaml:"db"`
-	TLS      *ClientTLS    `yaml:"tls"`     // nil: clear
-	Timeout  time.Duration `yaml:"timeout"` // of one call; an outage costs each call at most this
+	Addr     string        `yaml:"addr"`                        // HOST:PORT; empty: every limit is this replica's own
+	Username string        `yaml:"username"`                    // ACL user
+	Password Secret        `yaml:"password"`                    // of the user, or requirepass
+	DB       int           `yaml:"db" min:"0" max:"65535"`      // database number
+	TLS      *ClientTLS    `yaml:"tls"`                         // written, even as {}: TLS; absent: clear
+	Timeout  time.Duration `yaml:"timeout" min:"1ms" max:"10s"` // of one call; an outage costs each call at most this
 }
 
 // Registration makes the gateway a service in Consul like any other.
 type Registration struct {
-	Enabled bool              `yaml:"enabled"`
-	Name    string            `yaml:"name"`
-	Address string            `yaml:"address"` // empty: the address Consul's node has
-	Tags    []string          `yaml:"tags"`
-	Meta    map[string]string `yaml:"meta"`
+	Enabled bool              `yaml:"enabled"` // register at start, deregister at the end
+	Name    string            `yaml:"name"`    // service name
+	Address string            `yaml:"address"` // empty: the address of Consul's node
+	Tags    []string          `yaml:"tags"`    // service tags
+	Meta    map[string]string `yaml:"meta"`    // service meta: at most 64 pairs
 }
 
 // Policy is a named set of middleware settings that routes use.
 type Policy struct {
-	Name       string `yaml:"name"`
+	Name       string `yaml:"name" required:"true"` // what routes use it by
 	Middleware `yaml:",inline"`
 }
 
 // Middleware holds the settings of every middleware; a nil section is not in
 // the chain. A route's own section replaces the one from its policies, and a
-// later policy's replaces an earlier one's.
+// later policy's replaces an earlier one's. Every field is a pointer to a
+// section: Chain relies on it.
 type Middleware struct {
-	RateLimit *RateLimit `yaml:"rate_limit"`
-	Headers   *Headers   `yaml:"headers"`
+	RateLimit *RateLimit `yaml:"rate_limit"` // how often a caller may pass
+	Headers   *Headers   `yaml:"headers"`    // what to set, add and remove
 }
 
 // RateLimit limits how often an identity may pass. All limits of one section
 // are charged together or not at all.
 type RateLimit struct {
-	By           string  `yaml:"by"`             // client_ip | route | api_key | header(NAME)
-	Limits       []Limit `yaml:"limits"`         // as "100/1m"
-	OnStoreError string  `yaml:"on_store_error"` // local | open | closed
-	HideHeaders  bool    `yaml:"hide_headers"`   // do not tell clients their limit
+	By           string  `yaml:"by"`                                      // client_ip | route | api_key | header(NAME)
+	Rate         Limit   `yaml:"rate"`                                    // short for limits with one entry; Load moves it there
+	Limits       []Limit `yaml:"limits"`                                  // COUNT/WINDOW, as "100/1m"
+	OnStoreError string  `yaml:"on_store_error" enum:"local|open|closed"` // without Redis: count here, let pass, or refuse
+	HideHeaders  bool    `yaml:"hide_headers"`                            // do not tell clients their limit
 }
 
 // Limit is a count per window, written "100/1m", "20/s" or "1000/1h".
@@ -150,155 +160,160 @@ type Limit struct {
 
 // Headers sets, adds and removes fields of requests and answers.
 type Headers struct {
-	Request  HeaderRules `yaml:"request"`
-	Response HeaderRules `yaml:"response"`
+	Request  HeaderRules `yaml:"request"`  // on the way to the instance
+	Response HeaderRules `yaml:"response"` // on the way to the client
 }
 
 // HeaderRules are applied in the order remove, set, add.
 type HeaderRules struct {
-	Remove []string      `yaml:"remove"`
-	Set    []HeaderField `yaml:"set"`
-	Add    []HeaderField `yaml:"add"`
+	Remove []string      `yaml:"remove"` // field names
+	Set    []HeaderField `yaml:"set"`    // replace what is there
+	Add    []HeaderField `yaml:"add"`    // beside what is there
 }
 
 // HeaderField is one header field.
 type HeaderField struct {
-	Name  string `yaml:"name"`
-	Value string `yaml:"value"`
+	Name  string `yaml:"name" required:"true"` // in any case
+	Value string `yaml:"value"`                // as it is sent
 }
 
 // Upstream is a named way to a Consul service.
 type Upstream struct {
-	Name        string        `yaml:"name"`    // empty: the service's name
-	Service     string        `yaml:"service"` // in Consul; empty only with instances
-	Datacenter  string        `yaml:"datacenter"`
-	Filter      string        `yaml:"filter"`    // Consul filter expression
-	Address     string        `yaml:"address"`   // "" | lan | wan | a tagged-address name
-	Instances   []Static      `yaml:"instances"` // fixed instances instead of Consul's
-	Scheme      string        `yaml:"scheme"`    // http | https | h2c
-	TLS         ClientTLS     `yaml:"tls"`
-	Balance     string        `yaml:"balance"` // round_robin | weighted | least_requests
-	SlowStart   time.Duration `yaml:"slow_start"`
-	Timeout     Timeout       `yaml:"timeout"`
-	Retry       Retry         `yaml:"retry"`
-	Breaker     Breaker       `yaml:"breaker"`
-	Outlier     Outlier       `yaml:"outlier"`
-	MaxInFlight int           `yaml:"max_in_flight"` // 0: no limit
-	MassDrop    MassDrop      `yaml:"mass_drop"`
+	Name        string        `yaml:"name"`                                               // empty: the service's name
+	Service     string        `yaml:"service"`                                            // in Consul; empty only with instances
+	Datacenter  string        `yaml:"datacenter"`                                         // empty: the agent's
+	Filter      string        `yaml:"filter"`                                             // Consul filter expression, evaluated by Consul
+	Address     string        `yaml:"address"`                                            // empty | lan | wan | the name of a tagged address
+	Instances   []Static      `yaml:"instances"`                                          // fixed instances instead of Consul's
+	Scheme      string        `yaml:"scheme" enum:"http|https|h2c"`                       // that instances speak
+	TLS         ClientTLS     `yaml:"tls"`                                                // for scheme https
+	Balance     string        `yaml:"balance" enum:"round_robin|weighted|least_requests"` // how the pool picks
+	SlowStart   time.Duration `yaml:"slow_start" max:"1h"`                                // ramp of an instance that joins a warm pool; 0: none
+	Timeout     Timeout       `yaml:"timeout"`                                            // bounds of the phases of a request
+	Retry       Retry         `yaml:"retry"`                                              // on another instance
+	Breaker     Breaker       `yaml:"breaker"`                                            // around the upstream as a whole
+	Outlier     Outlier       `yaml:"outlier"`                                            // takes out single instances
+	MaxInFlight int           `yaml:"max_in_flight" min:"0" max:"1000000"`                // requests at once, then 503 concurrency_limited; 0: no limit
+	MassDrop    MassDrop      `yaml:"mass_drop"`                                          // guard against a catalog that loses most of a pool
+
+	// Implicit says that nobody wrote this upstream: it was made for a route
+	// that names a Consul service.
+	Implicit bool `yaml:"-"`
 }
 
 // Static is an instance that is named in the configuration.
 type Static struct {
-	Address string `yaml:"address"`
-	Weight  int    `yaml:"weight"`
+	Address string `yaml:"address" required:"true"`    // HOST:PORT
+	Weight  int    `yaml:"weight" min:"0" max:"65535"` // its share; 0: takes no requests
 }
 
 // Timeout bounds the phases of a request to an instance. 0 is no bound.
 type Timeout struct {
-	Connect  time.Duration `yaml:"connect"`
-	Response time.Duration `yaml:"response"` // one try, until its header
-	Total    time.Duration `yaml:"total"`    // all tries, until the header
-	Idle     time.Duration `yaml:"idle"`     // keep-alive of idle connections to instances
+	Connect  time.Duration `yaml:"connect" max:"5m"`   // TCP and TLS handshake
+	Response time.Duration `yaml:"response" max:"24h"` // one try, until its header
+	Total    time.Duration `yaml:"total" max:"24h"`    // all tries, until the header
+	Idle     time.Duration `yaml:"idle" max:"24h"`     // keep-alive of idle connections to instances
 }
 
 // Retry sends a request to another instance.
 type Retry struct {
-	Attempts int      `yaml:"attempts"` // tries after the first; 0: none
-	On       []string `yaml:"on"`       // refused | reset | timeout | a status code
-	Methods  []string `yaml:"methods"`  // replayable methods
-	Budget   Percent  `yaml:"budget"`   // of recent requests
-	MinRate  int      `yaml:"min_rate"` // retries a second that the budget always allows
+	Attempts int      `yaml:"attempts" min:"0" max:"10"`     // tries after the first; 0: none
+	On       []string `yaml:"on"`                            // refused | reset | timeout | a status code from 500 to 599 or 429
+	Methods  []string `yaml:"methods"`                       // replayable methods; a refused connection is retried for any
+	Budget   Percent  `yaml:"budget"`                        // of recent requests
+	MinRate  int      `yaml:"min_rate" min:"0" max:"100000"` // retries a second that the budget always allows
 }
 
 // Breaker is the hystrix command around the upstream.
 type Breaker struct {
-	Disabled    bool          `yaml:"disabled"`
-	ErrorRate   Percent       `yaml:"error_rate"`
-	MinRequests int           `yaml:"min_requests"` // in hystrix's 10 s window
-	OpenFor     time.Duration `yaml:"open_for"`     // until one request may probe
+	Disabled    bool          `yaml:"disabled"`                           // never opens
+	ErrorRate   Percent       `yaml:"error_rate" min:"1%"`                // of requests that opens it
+	MinRequests int           `yaml:"min_requests" min:"1" max:"1000000"` // in hystrix's 10 s window
+	OpenFor     time.Duration `yaml:"open_for" min:"1ms" max:"1h"`        // until one request may probe
 }
 
 // Outlier takes a failing instance out of its pool.
 type Outlier struct {
-	Disabled    bool          `yaml:"disabled"`
-	Consecutive int           `yaml:"consecutive"` // failures in a row
-	FailureRate Percent       `yaml:"failure_rate"`
-	MinRequests int           `yaml:"min_requests"` // in Window, for the rate to count
-	Window      time.Duration `yaml:"window"`
-	EjectFor    time.Duration `yaml:"eject_for"` // first time; grows with each
-	MaxEjectFor time.Duration `yaml:"max_eject_for"`
-	MaxEjected  Percent       `yaml:"max_ejected"` // of the pool
-	Panic       Percent       `yaml:"panic"`       // below this share of the pool all serve again
+	Disabled    bool          `yaml:"disabled"`                            // never ejects
+	Consecutive int           `yaml:"consecutive" min:"0" max:"1000"`      // failures in a row; 0: not counted
+	FailureRate Percent       `yaml:"failure_rate"`                        // of requests in window; 0%: not counted
+	MinRequests int           `yaml:"min_requests" min:"1" max:"1000000"`  // in window, for the rate to count
+	Window      time.Duration `yaml:"window" min:"1s" max:"10m"`           // that the rate is taken over
+	EjectFor    time.Duration `yaml:"eject_for" min:"100ms" max:"24h"`     // first time; grows with each
+	MaxEjectFor time.Duration `yaml:"max_eject_for" min:"100ms" max:"24h"` // where it stops to grow
+	MaxEjected  Percent       `yaml:"max_ejected"`                         // of the pool
+	Panic       Percent       `yaml:"panic"`                               // below this share of the pool all serve again
 }
 
 // MassDrop holds an update that would take most of a pool at once.
 type MassDrop struct {
-	Disabled bool          `yaml:"disabled"`
-	Share    Percent       `yaml:"share"`
-	Hold     time.Duration `yaml:"hold"`
+	Disabled bool          `yaml:"disabled"`       // believe every update at once
+	Share    Percent       `yaml:"share" min:"1%"` // of the pool, of three instances at least
+	Hold     time.Duration `yaml:"hold" max:"1h"`  // how long the update is held
 }
 
 // Route is match, then middleware, then upstream.
 type Route struct {
-	Name       string   `yaml:"name"`
-	Match      Match    `yaml:"match"`
-	Use        []string `yaml:"use"` // policies
+	Name       string   `yaml:"name" required:"true"` // for logs, metrics and the status page
+	Match      Match    `yaml:"match"`                // which requests
+	Use        []string `yaml:"use"`                  // policies, in this order
 	Middleware `yaml:",inline"`
-	Upstream   RouteUpstream `yaml:"upstream"`
-	Redirect   *Redirect     `yaml:"redirect"`
-	Priority   int           `yaml:"priority"` // breaks ties between equally specific routes
+	Upstream   RouteUpstream `yaml:"upstream"`                              // where requests go and as what
+	Redirect   *Redirect     `yaml:"redirect"`                              // an answer instead of an upstream
+	Priority   int           `yaml:"priority" min:"-1000000" max:"1000000"` // breaks ties between equally specific routes; higher first
 
-	// Line is where the route stands in Source, for provenance.
-	Line int `yaml:"-"`
+	// File and Line are where the route stands, for provenance.
+	File string `yaml:"-"`
+	Line int    `yaml:"-"`
 }
 
 // Match is what a request must have. The longest path wins.
 type Match struct {
 	Host    string       `yaml:"host"`    // exact, "*.example.com", or empty for any
 	Path    string       `yaml:"path"`    // "/a/**" prefix by segments, "/a" exact, "/a/{id}" template
-	Methods []string     `yaml:"methods"` // empty: all
-	Headers []MatchField `yaml:"headers"`
-	Query   []MatchField `yaml:"query"`
+	Methods []string     `yaml:"methods"` // empty: all; GET lets HEAD in
+	Headers []MatchField `yaml:"headers"` // all of them
+	Query   []MatchField `yaml:"query"`   // parameters, all of them
 }
 
 // MatchField asks for a header field or query parameter.
 type MatchField struct {
-	Name  string `yaml:"name"`
-	Value string `yaml:"value"` // exact; empty: it only has to be there
-	Regex string `yaml:"regex"` // instead of Value; anchored
+	Name  string `yaml:"name" required:"true"` // of the field or parameter
+	Value string `yaml:"value"`                // exact; empty: it only has to be there
+	Regex string `yaml:"regex"`                // instead of Value; anchored
 }
 
 // RouteUpstream says where a route's requests go and as what.
 type RouteUpstream struct {
-	Service string        `yaml:"service"` // an upstream's name; one by defaults is made for a Consul service that has none
-	Strip   string        `yaml:"strip"`   // path prefix to take off, by segments
-	Prepend string        `yaml:"prepend"` // path prefix to put on
-	Host    string        `yaml:"host"`    // "preserve" (default), "instance", or the value to send
-	Timeout time.Duration `yaml:"timeout"` // total, for this route; 0: the upstream's
+	Service string        `yaml:"service"`           // an upstream's name; one by defaults is made for a Consul service that has none
+	Strip   string        `yaml:"strip"`             // path prefix to take off, by segments
+	Prepend string        `yaml:"prepend"`           // path prefix to put on
+	Host    string        `yaml:"host"`              // "preserve", "instance", or the value to send
+	Timeout time.Duration `yaml:"timeout" max:"24h"` // total, for this route; 0: the upstream's
 }
 
 // Redirect answers instead of an upstream. {path} and {query} are replaced.
 type Redirect struct {
-	To   string `yaml:"to"`
-	Code int    `yaml:"code"`
+	To   string `yaml:"to" required:"true"`              // absolute URL, or a path on the same host
+	Code int    `yaml:"code" enum:"301|302|303|307|308"` // status
 }
 
 // AccessLog is one line per request.
 type AccessLog struct {
-	Disabled bool          `yaml:"disabled"`
-	Path     string        `yaml:"path"`   // file; empty: standard output
-	Sample   Percent       `yaml:"sample"` // of unremarkable requests; 5xx, slow and limited ones always
-	Slow     time.Duration `yaml:"slow"`
+	Disabled bool          `yaml:"disabled"`      // no access log
+	Path     string        `yaml:"path"`          // file; empty: standard output
+	Sample   Percent       `yaml:"sample"`        // of unremarkable requests; 5xx, slow and limited ones always
+	Slow     time.Duration `yaml:"slow" max:"1h"` // from when a request is slow; 0: never
 }
 
 // Log is the gateway's own log, on standard error.
 type Log struct {
-	Level  string `yaml:"level"`  // debug | info | warn | error
-	Format string `yaml:"format"` // json | text
+	Level  string `yaml:"level" enum:"debug|info|warn|error"` // the least that is written
+	Format string `yaml:"format" enum:"json|text"`            // of the lines
 }
 
 // Shutdown is the order of going down.
 type Shutdown struct {
-	Delay time.Duration `yaml:"delay"` // between unready and closing the listeners
-	Grace time.Duration `yaml:"grace"` // for requests in flight
+	Delay time.Duration `yaml:"delay" max:"10m"` // between unready and closing the listeners
+	Grace time.Duration `yaml:"grace" max:"1h"`  // for requests in flight
 }

@@ -1,0 +1,128 @@
+package config
+
+import (
+	"reflect"
+	"time"
+)
+
+// Default returns the settings that hold where nobody wrote anything: one
+// listener on :8080, the admin listener on 127.0.0.1:8081 and the local
+// Consul agent. Every call returns a tree of its own.
+//
+// Lists are not merged with their defaults: a written list replaces the
+// default one, and its elements begin as DefaultListen, DefaultUpstream and
+// their like, so that a key that an element leaves out has its default and a
+// written 0 stays 0.
+func Default() *Config {
+	return &Config{
+		Version: 1,
+		Listen:  []Listen{DefaultListen()},
+		Admin:   Admin{Addr: "127.0.0.1:8081"},
+		Consul: Consul{
+			Addr:   "127.0.0.1:8500",
+			Scheme: "http",
+			// Below the 60 s after which many balancers and NATs drop a silent
+			// connection.
+			Wait: 55 * time.Second,
+		},
+		Redis:        Redis{Timeout: 50 * time.Millisecond},
+		Registration: Registration{Name: "proconsul"},
+		AccessLog:    AccessLog{Sample: 100, Slow: time.Second},
+		Log:          Log{Level: "info", Format: "json"},
+		Shutdown:     Shutdown{Delay: 5 * time.Second, Grace: 30 * time.Second},
+	}
+}
+
+// DefaultListen returns what an element of listen has before its keys are read.
+func DefaultListen() Listen {
+	return Listen{
+		Addr:         ":8080",
+		EncodedSlash: "reject",
+		Limits: ListenLimits{
+			MaxHeaderBytes: 64 << 10,
+			MaxHeaders:     100,
+			MaxConnections: 20_000,
+			MaxInFlight:    10_000,
+			MaxQueue:       1_000,
+			QueueTimeout:   time.Second,
+		},
+		Timeouts: ListenTimeouts{
+			ReadHeader: 10 * time.Second,
+			// Above the 60 s of common balancers: whoever opened a connection
+			// should be the one that closes it, or a request meets the close.
+			Idle:     75 * time.Second,
+			BodyRead: time.Minute,
+		},
+	}
+}
+
+// DefaultUpstream returns what an element of upstreams has before its keys are
+// read, and what a Consul service has that only routes name.
+func DefaultUpstream() Upstream {
+	return Upstream{
+		Scheme: "http",
+		// Honours Consul's weights; with equal ones it is plain round robin.
+		Balance: "weighted",
+		Timeout: Timeout{
+			Connect:  2 * time.Second,
+			Response: 30 * time.Second,
+			// Below the 60 s that most services keep an idle connection, so
+			// that we close it first.
+			Idle: 55 * time.Second,
+		},
+		Retry: Retry{
+			Attempts: 2,
+			On:       []string{"refused", "reset"},
+			Methods:  []string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"},
+			Budget:   20,
+			MinRate:  10,
+		},
+		Breaker: Breaker{ErrorRate: 50, MinRequests: 20, OpenFor: 5 * time.Second},
+		// Five failures in a row eject an instance before a breaker of twenty
+		// requests could open for the whole upstream.
+		Outlier: Outlier{
+			Consecutive: 5,
+			FailureRate: 50,
+			MinRequests: 20,
+			Window:      10 * time.Second,
+			EjectFor:    10 * time.Second,
+			MaxEjectFor: 5 * time.Minute,
+			MaxEjected:  50,
+			Panic:       50,
+		},
+		MaxInFlight: 1024,
+		MassDrop:    MassDrop{Share: 50, Hold: 30 * time.Second},
+	}
+}
+
+// DefaultRateLimit returns what a rate_limit section has before its keys are
+// read.
+func DefaultRateLimit() RateLimit { return RateLimit{By: "client_ip", OnStoreError: "local"} }
+
+// elementDefault returns a new value of type t as it is before its keys are
+// read. Only types that occur in lists or behind pointers have one that is not
+// the zero value; the others get theirs from Default.
+func elementDefault(t reflect.Type) reflect.Value {
+	var v any
+	switch t {
+	case reflect.TypeFor[Listen]():
+		l := DefaultListen()
+		l.Addr = "" // required: the default is that of no list at all
+		v = l
+	case reflect.TypeFor[Upstream]():
+		v = DefaultUpstream()
+	case reflect.TypeFor[RateLimit]():
+		v = DefaultRateLimit()
+	case reflect.TypeFor[Static]():
+		v = Static{Weight: 1}
+	case reflect.TypeFor[AdminToken]():
+		v = AdminToken{Role: "viewer"}
+	case reflect.TypeFor[Route]():
+		v = Route{Upstream: RouteUpstream{Host: "preserve"}}
+	case reflect.TypeFor[Redirect]():
+		v = Redirect{Code: 307}
+	default:
+		return reflect.Zero(t)
+	}
+	return reflect.ValueOf(v)
+}
