@@ -67,7 +67,7 @@ func Codes() []CodeInfo {
 		{CodeRegex, "bad regular expression", "The expression is not in Go's RE2 syntax, which has no look-around and no back-references.", "Test it at https://pkg.go.dev/regexp/syntax."},
 		{CodeStrip, "strip is not in front of the path", "upstream.strip takes a prefix off the paths that the route matches, by whole segments; this route never matches a path with that prefix.", "Make strip a prefix of match.path."},
 		{CodeInterpolate, "reference to the environment or a file", "${env:NAME} needs the variable, ${file:/path} the file; nothing else is replaced. $${ is a literal ${.", "Set the variable, give a default (${env:NAME:-default}), or mount the file."},
-		{CodeOverlap, "routes overlap", "Two equally specific routes can match the same request; the one with the smaller name wins.", "Give the one that should win a priority, or narrow one."},
+		{CodeOverlap, "routes overlap", "Two equally specific routes can match the same request; the one that is written first wins.", "Give the one that should win a priority, or narrow one."},
 		{CodeSectionTwice, "section in two files", "In a directory, lists of several files are put together, but a section of single values (consul, redis, admin, ...) belongs to one file.", "Move its keys to one file."},
 		{CodeAdminOpen, "admin listener open to others", "The admin listener can drain and reload; on an address other than loopback it needs a token.", "Listen on 127.0.0.1, add admin.tokens, or accept the risk with admin.insecure: true."},
 		{CodeContradicts, "keys that contradict each other", "Two keys that exclude each other are both written, or one needs another that is not.", "Decide for one, or write the other."},

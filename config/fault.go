@@ -141,7 +141,7 @@ func (fs *Faults) Text(w io.Writer) error {
 		for _, l := range f.snippet {
 			line := fmt.Sprintf("%5d | %s", l.number, l.text)
 			if l.number == f.Line && !hinted {
-				line = fmt.Sprintf("%-31s    %s", line, printable(f.Hint))
+				line = fmt.Sprintf("%-30s    %s", line, printable(f.Hint))
 				hinted = true
 			}
 			b.WriteString(strings.TrimRight(line, " ") + "\n")

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +23,7 @@ func (s *Size) UnmarshalText(b []byte) error {
 		}
 		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
 		if err != nil || n < 0 || n > (1<<62)/u.factor {
-			return fmt.Errorf("%q is not a size (want 64KiB, 10MiB or a number of bytes)", text)
+			return &formatError{CodeFormat, "is not a size (want 64KiB, 10MiB or a number of bytes)", ""}
 		}
 		*s = Size(n * u.factor)
 		return nil
@@ -60,7 +59,7 @@ func (p *Percent) UnmarshalText(b []byte) error {
 		f *= 100
 	}
 	if err != nil || !(f >= 0 && f <= 100) {
-		return fmt.Errorf("%q is not a share (want 20%% or 0.2, from 0%% to 100%%)", text)
+		return &formatError{CodeFormat, "is not a share (want 20% or 0.2, from 0% to 100%)", ""}
 	}
 	*p = Percent(f)
 	return nil
@@ -79,7 +78,7 @@ func (p Percent) Fraction() float64 { return float64(p) / 100 }
 // "5000/d".
 func (l *Limit) UnmarshalText(b []byte) error {
 	text := strings.TrimSpace(string(b))
-	bad := fmt.Errorf("%q is not a limit (want COUNT/WINDOW, as 100/1m, 20/s or 5000/d)", text)
+	bad := &formatError{CodeFormat, "is not a limit (want COUNT/WINDOW, as 100/1m, 20/s or 5000/d)", ""}
 	count, window, ok := strings.Cut(text, "/")
 	if !ok {
 		return bad
@@ -104,8 +103,8 @@ func (l *Limit) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// String returns the limit as "100/1m0s".
-func (l Limit) String() string { return strconv.Itoa(l.Count) + "/" + l.Window.String() }
+// String returns the limit as "100/1m".
+func (l Limit) String() string { return strconv.Itoa(l.Count) + "/" + formatDuration(l.Window) }
 
 // MarshalText implements encoding.TextMarshaler.
 func (l Limit) MarshalText() ([]byte, error) { return []byte(l.String()), nil }

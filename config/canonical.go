@@ -1,0 +1,222 @@
+package config
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// canonicalise brings every name to its one spelling, fills names that follow
+// from others, and makes the upstreams that only routes name. It runs before
+// check and may not assume that anything is right.
+func (b *builder) canonicalise(c *Config) {
+	for i := range c.Listen {
+		l := &c.Listen[i]
+		if l.Name == "" {
+			l.Name = l.Addr
+		}
+	}
+	for _, scheme := range []string{"http", "https"} {
+		if rest, ok := strings.CutPrefix(c.Consul.Addr, scheme+"://"); ok {
+			c.Consul.Addr = strings.TrimSuffix(rest, "/")
+			if b.places["consul.scheme"].src == nil { // a written one is checked against it
+				c.Consul.Scheme = scheme
+			}
+		}
+	}
+	for i := range c.Policies {
+		c.Policies[i].Middleware.canonicalise()
+	}
+	for i := range c.Upstreams {
+		u := &c.Upstreams[i]
+		if u.Name == "" {
+			u.Name = u.Service
+		}
+		upper(u.Retry.Methods)
+		for j, on := range u.Retry.On {
+			u.Retry.On[j] = strings.ToLower(on)
+		}
+	}
+	for i := range c.Routes {
+		r := &c.Routes[i]
+		if p, ok := b.places[at("routes", i)]; ok && p.src != nil {
+			r.File, r.Line = p.src.name, p.val.Line
+		}
+		r.Middleware.canonicalise()
+		r.Match.canonicalise()
+		r.Upstream.Strip = strings.TrimRight(r.Upstream.Strip, "/")
+		r.Upstream.Prepend = strings.TrimRight(r.Upstream.Prepend, "/")
+		if h := r.Upstream.Host; h == "" {
+			r.Upstream.Host = "preserve"
+		} else {
+			r.Upstream.Host = strings.ToLower(h)
+		}
+	}
+	c.addImplicit()
+}
+
+func (m *Middleware) canonicalise() {
+	if l := m.RateLimit; l != nil {
+		if l.Rate != (Limit{}) && len(l.Limits) == 0 {
+			l.Limits, l.Rate = []Limit{l.Rate}, Limit{}
+		}
+		if name, ok := headerKey(l.By); ok {
+			l.By = "header(" + http.CanonicalHeaderKey(name) + ")"
+		}
+	}
+	if h := m.Headers; h != nil {
+		for _, rules := range []*HeaderRules{&h.Request, &h.Response} {
+			for i, name := range rules.Remove {
+				rules.Remove[i] = http.CanonicalHeaderKey(name)
+			}
+			for _, list := range [][]HeaderField{rules.Set, rules.Add} {
+				for i := range list {
+					list[i].Name = http.CanonicalHeaderKey(list[i].Name)
+				}
+			}
+		}
+	}
+}
+
+// headerKey takes NAME out of "header(NAME)".
+func headerKey(by string) (name string, ok bool) {
+	rest, ok := strings.CutPrefix(by, "header(")
+	if !ok {
+		return "", false
+	}
+	name, ok = strings.CutSuffix(rest, ")")
+	return strings.TrimSpace(name), ok
+}
+
+func (m *Match) canonicalise() {
+	m.Host = canonicalHost(m.Host)
+	if m.Path == "" {
+		m.Path = "/**"
+	}
+	upper(m.Methods)
+	for i := range m.Headers {
+		m.Headers[i].Name = http.CanonicalHeaderKey(m.Headers[i].Name)
+	}
+}
+
+func upper(list []string) {
+	for i, s := range list {
+		list[i] = strings.ToUpper(s)
+	}
+}
+
+// canonicalHost returns a host pattern in lower case, without port and without
+// the dot at its end; "*" is any host, as is "".
+func canonicalHost(host string) string {
+	host = strings.ToLower(host)
+	if _, err := netip.ParseAddr(host); err == nil {
+		return host
+	}
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	host = strings.TrimSuffix(host, ".")
+	if host == "*" {
+		return ""
+	}
+	return host
+}
+
+// addImplicit appends an upstream by defaults for every Consul service that a
+// route names and no upstream is for.
+func (c *Config) addImplicit() {
+	if c.Consul.Disabled {
+		return
+	}
+	have := make(map[string]bool, len(c.Upstreams))
+	for _, u := range c.Upstreams {
+		have[u.Name] = true
+	}
+	for _, r := range c.Routes {
+		service := r.Upstream.Service
+		if service == "" || r.Redirect != nil || have[service] {
+			continue
+		}
+		have[service] = true
+		u := DefaultUpstream()
+		u.Name, u.Service, u.Implicit = service, service, true
+		c.Upstreams = append(c.Upstreams, u)
+	}
+}
+
+// Upstream returns the upstream of that name.
+func (c *Config) Upstream(name string) (Upstream, bool) {
+	i := slices.IndexFunc(c.Upstreams, func(u Upstream) bool { return u.Name == name })
+	if i < 0 {
+		return Upstream{}, false
+	}
+	return c.Upstreams[i], true
+}
+
+// Policy returns the policy of that name.
+func (c *Config) Policy(name string) (Policy, bool) {
+	i := slices.IndexFunc(c.Policies, func(p Policy) bool { return p.Name == name })
+	if i < 0 {
+		return Policy{}, false
+	}
+	return c.Policies[i], true
+}
+
+// Chain returns the middleware settings of a route: those of its policies in
+// the order of use, each section replacing the one before it, and at last the
+// route's own.
+func (c *Config) Chain(r Route) Middleware {
+	var out Middleware
+	for _, name := range r.Use {
+		if p, ok := c.Policy(name); ok {
+			out.overlay(p.Middleware)
+		}
+	}
+	out.overlay(r.Middleware)
+	return out
+}
+
+// overlay takes over every section that m has. Reflection keeps a new
+// middleware from being forgotten here.
+func (out *Middleware) overlay(m Middleware) {
+	dst, src := reflect.ValueOf(out).Elem(), reflect.ValueOf(m)
+	for i := range src.NumField() {
+		if !src.Field(i).IsNil() {
+			dst.Field(i).Set(src.Field(i))
+		}
+	}
+}
+
+// NeedsRestart returns the key paths whose values differ in next and that are
+// read at start only, in order. A reload keeps the running values and says so.
+func (c *Config) NeedsRestart(next *Config) []string {
+	var out []string
+	for _, f := range fieldsOf(reflect.TypeFor[Config]()) {
+		if f.restart {
+			differences(&out, f.key, reflect.ValueOf(c).Elem().FieldByIndex(f.index), reflect.ValueOf(next).Elem().FieldByIndex(f.index))
+		}
+	}
+	return out
+}
+
+func differences(out *[]string, path string, a, b reflect.Value) {
+	switch {
+	case reflect.DeepEqual(a.Interface(), b.Interface()):
+	case a.Kind() == reflect.Struct && !isScalar(a.Type()):
+		for _, f := range fieldsOf(a.Type()) {
+			differences(out, join(path, f.key), a.FieldByIndex(f.index), b.FieldByIndex(f.index))
+		}
+	case a.Kind() == reflect.Pointer && !a.IsNil() && !b.IsNil():
+		differences(out, path, a.Elem(), b.Elem())
+	case a.Kind() == reflect.Slice && a.Len() == b.Len() && !isScalar(a.Type().Elem()):
+		for i := range a.Len() {
+			differences(out, at(path, i), a.Index(i), b.Index(i))
+		}
+	default:
+		*out = append(*out, path)
+	}
+}

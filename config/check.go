@@ -1,0 +1,331 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// check reports what no single value shows: missing keys, references, names
+// taken twice, keys that exclude each other. Where a part is already faulty
+// the rules about it are left out, so that one mistake is one fault.
+func (b *builder) check(c *Config) {
+	b.required(reflect.ValueOf(c).Elem(), "")
+	b.checkListen(c)
+	b.checkAdmin(c)
+	b.checkConsul(c)
+	if c.Redis.Addr != "" {
+		b.address("redis.addr", c.Redis.Addr, false)
+	}
+	if c.Redis.TLS != nil {
+		b.keyPair("redis.tls", *c.Redis.TLS)
+	}
+	b.checkRegistration(c)
+	b.unique("policies", len(c.Policies), func(i int) string { return c.Policies[i].Name })
+	for i, p := range c.Policies {
+		b.plainName(join(at("policies", i), "name"), p.Name)
+		b.checkMiddleware(at("policies", i), p.Middleware)
+	}
+	b.checkUpstreams(c)
+	b.unique("routes", len(c.Routes), func(i int) string { return c.Routes[i].Name })
+	for i, r := range c.Routes {
+		if !b.broken[at("routes", i)] {
+			b.checkRoute(c, at("routes", i), r)
+		}
+	}
+	b.checkOverlaps(c)
+}
+
+// bad reports a value that one of the rules refuses.
+func (b *builder) bad(path, value string, code Code, is, hint string) {
+	if b.sound(path) {
+		b.reject(path, value, &formatError{code, is, hint})
+	}
+}
+
+func (b *builder) warn(path string, code Code, message, hint string) {
+	b.fault(Fault{Path: path, Code: code, Message: message, Hint: hint, Warning: true})
+}
+
+// need reports a key that is not written, or written empty.
+func (b *builder) need(path, key, value, hint string) {
+	p := join(path, key)
+	switch {
+	case value != "" || b.broken[path]:
+	case !b.written(p):
+		b.fault(Fault{Path: p, Code: CodeMissing, Message: fmt.Sprintf("%s has no %q", b.label(path), key), Hint: hint})
+	case b.sound(p) && !b.meant[p]:
+		b.fault(Fault{Path: p, Code: CodeMissing, Message: p + " is empty", Hint: hint})
+	}
+}
+
+// required reports every empty key that has the required tag, in sections that
+// were written.
+func (b *builder) required(v reflect.Value, path string) {
+	switch {
+	case v.Kind() == reflect.Pointer:
+		if !v.IsNil() {
+			b.required(v.Elem(), path)
+		}
+	case v.Kind() == reflect.Slice && !isScalar(v.Type().Elem()):
+		for i := range v.Len() {
+			b.required(v.Index(i), at(path, i))
+		}
+	case v.Kind() == reflect.Struct && !isScalar(v.Type()):
+		_, written := b.places[path]
+		for _, f := range fieldsOf(v.Type()) {
+			fv := v.FieldByIndex(f.index)
+			switch {
+			case !f.required:
+				b.required(fv, join(path, f.key))
+			case written && fv.IsZero():
+				b.need(path, f.key, "", "")
+			}
+		}
+	}
+}
+
+// unique reports names that an earlier element of the list has.
+func (b *builder) unique(list string, n int, name func(int) string) {
+	first := map[string]int{}
+	for i := range n {
+		text := name(i)
+		if text == "" {
+			continue
+		}
+		j, taken := first[text]
+		if !taken {
+			first[text] = i
+			continue
+		}
+		path := join(at(list, i), "name")
+		where := ""
+		if p := b.places[at(list, j)]; p.src != nil {
+			where = fmt.Sprintf(" at %s:%d", p.src.name, p.val.Line)
+		}
+		b.bad(path, text, CodeNameTwice, fmt.Sprintf("is taken by %s%s", at(list, j), where), "")
+	}
+}
+
+func (b *builder) checkListen(c *Config) {
+	if len(c.Listen) == 0 && b.sound("listen") {
+		b.fault(Fault{Path: "listen", Code: CodeMissing, Message: "listen is empty: the gateway would serve nobody", Hint: `write - addr: ":8080"`})
+	}
+	taken := map[string]string{}
+	if c.Admin.Addr != "" {
+		taken[c.Admin.Addr] = "admin.addr"
+	}
+	b.unique("listen", len(c.Listen), func(i int) string { return c.Listen[i].Name })
+	for i, l := range c.Listen {
+		p := at("listen", i)
+		if l.Addr == "" {
+			continue
+		}
+		addr := join(p, "addr")
+		b.address(addr, l.Addr, true)
+		if other, ok := taken[l.Addr]; ok && !strings.HasSuffix(l.Addr, ":0") {
+			b.bad(addr, l.Addr, CodeContradicts, "is the address of "+other+" too", "")
+		}
+		taken[l.Addr] = addr
+		if l.Limits.MaxInFlight == 0 && l.Limits.MaxQueue > 0 && b.written(join(p, "limits.max_queue")) {
+			b.warn(join(p, "limits.max_queue"), CodeNoEffect, join(p, "limits.max_queue")+" has no effect: max_in_flight is 0, so nobody waits", "")
+		}
+	}
+}
+
+func (b *builder) checkAdmin(c *Config) {
+	b.unique("admin.tokens", len(c.Admin.Tokens), func(i int) string { return c.Admin.Tokens[i].Name })
+	a := c.Admin
+	if a.Addr == "" {
+		return
+	}
+	b.address("admin.addr", a.Addr, true)
+	if host, _, err := net.SplitHostPort(a.Addr); err == nil && !loopback(host) && len(a.Tokens) == 0 && !a.Insecure && b.sound("admin") {
+		b.bad("admin.addr", a.Addr, CodeAdminOpen, "is not loopback, and no token guards it",
+			"listen on 127.0.0.1, add admin.tokens, or set admin.insecure: true")
+	}
+}
+
+// loopback reports whether a listener on host can be reached from this machine
+// only. A name other than localhost may resolve to anything.
+func loopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.Unmap().IsLoopback()
+}
+
+func (b *builder) checkConsul(c *Config) {
+	k := c.Consul
+	switch path, isSocket := strings.CutPrefix(k.Addr, "unix://"); {
+	case isSocket && !strings.HasPrefix(path, "/"):
+		b.bad("consul.addr", k.Addr, CodeAddress, "is not a socket (want unix:///path)", "")
+	case !isSocket && k.Addr != "":
+		b.address("consul.addr", k.Addr, false)
+	case k.Addr == "" && !k.Disabled && b.sound("consul.addr"):
+		b.fault(Fault{Path: "consul.addr", Code: CodeMissing, Message: "consul.addr is empty", Hint: "write consul: {disabled: true} to run without Consul"})
+	}
+	if b.places["consul.token"].origin == b.places["consul.token_file"].origin {
+		// Of different layers the one file or variable is a fallback; in the
+		// same one it is a contradiction.
+		b.exclusive("consul", "token", "token_file", !k.Token.Empty(), k.TokenFile != "")
+	}
+	b.keyPair("consul.tls", k.TLS)
+}
+
+func (b *builder) exclusive(path, one, other string, hasOne, hasOther bool) {
+	if hasOne && hasOther && b.sound(path) {
+		b.fault(Fault{Path: join(path, other), Code: CodeContradicts, Message: fmt.Sprintf("%s has both %q and %q", b.label(path), one, other), Hint: "remove one"})
+	}
+}
+
+func (b *builder) keyPair(path string, t ClientTLS) {
+	switch {
+	case t.CertFile != "" && t.KeyFile == "":
+		b.fault(Fault{Path: join(path, "cert_file"), Code: CodeContradicts, Message: path + " has cert_file without key_file"})
+	case t.CertFile == "" && t.KeyFile != "":
+		b.fault(Fault{Path: join(path, "key_file"), Code: CodeContradicts, Message: path + " has key_file without cert_file"})
+	}
+}
+
+var metaKey = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+
+func (b *builder) checkRegistration(c *Config) {
+	r := c.Registration
+	if r.Enabled && c.Consul.Disabled {
+		b.fault(Fault{Path: "registration.enabled", Code: CodeContradicts, Message: "registration is enabled while consul is disabled"})
+	}
+	if r.Enabled && r.Name == "" && b.sound("registration.name") {
+		b.fault(Fault{Path: "registration.name", Code: CodeMissing, Message: "registration.name is empty"})
+	}
+	if len(r.Meta) > 64 {
+		b.fault(Fault{Path: "registration.meta", Code: CodeRange, Message: fmt.Sprintf("registration.meta has %d pairs, and Consul takes 64", len(r.Meta))})
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Meta)) {
+		path := join("registration.meta", k)
+		switch {
+		case !metaKey.MatchString(k):
+			b.bad(path, k, CodeFormat, "is no key that Consul takes (letters, digits, - and _, at most 128)", "")
+		case strings.HasPrefix(k, "consul-"):
+			b.bad(path, k, CodeFormat, "begins with consul-, which Consul keeps for itself", "")
+		case len(r.Meta[k]) > 512:
+			b.bad(path, k, CodeRange, "is longer than the 512 bytes that Consul takes", "")
+		}
+	}
+}
+
+func (b *builder) checkUpstreams(c *Config) {
+	b.unique("upstreams", len(c.Upstreams), func(i int) string { return c.Upstreams[i].Name })
+	for i, u := range c.Upstreams {
+		if u.Implicit || b.broken[at("upstreams", i)] {
+			continue
+		}
+		b.checkUpstream(c, at("upstreams", i), u)
+	}
+}
+
+func (b *builder) checkUpstream(c *Config, path string, u Upstream) {
+	b.plainName(join(path, "name"), u.Name)
+	b.plainName(join(path, "service"), u.Service)
+	fixed := b.written(join(path, "instances")) && (len(u.Instances) > 0 || !b.sound(join(path, "instances")))
+	switch {
+	case fixed && u.Service != "":
+		b.exclusive(path, "service", "instances", true, true)
+	case fixed:
+		b.need(path, "name", u.Name, "an upstream with instances of its own has no service to take its name from")
+	case u.Service == "" && b.meant[join(path, "instances")]:
+	case u.Service == "":
+		b.need(path, "service", "", "name the service in Consul, or list instances")
+	case c.Consul.Disabled:
+		b.bad(join(path, "service"), u.Service, CodeReference, "is a Consul service, and consul is disabled", "list instances instead")
+	}
+	for _, key := range []string{"datacenter", "filter", "address"} {
+		if fixed && b.written(join(path, key)) {
+			b.warn(join(path, key), CodeNoEffect, fmt.Sprintf("%s has no effect: %s has instances of its own", join(path, key), b.label(path)), "")
+		}
+	}
+	seen := map[string]bool{}
+	for i, s := range u.Instances {
+		p := join(at(join(path, "instances"), i), "address")
+		if s.Address == "" {
+			continue
+		}
+		b.address(p, s.Address, false)
+		if seen[s.Address] {
+			b.bad(p, s.Address, CodeNameTwice, "is listed twice", "")
+		}
+		seen[s.Address] = true
+	}
+	b.keyPair(join(path, "tls"), u.TLS)
+	if u.Scheme != "https" && b.written(join(path, "tls")) && u.TLS != (ClientTLS{}) {
+		b.warn(join(path, "tls"), CodeNoEffect, fmt.Sprintf("%s has no effect: the scheme is %s", join(path, "tls"), u.Scheme), "write scheme: https")
+	}
+	reasons := []string{"refused", "reset", "timeout"}
+	for i, on := range u.Retry.On {
+		code, err := strconv.Atoi(on)
+		if slices.Contains(reasons, on) || err == nil && (code == 429 || code >= 500 && code <= 599) {
+			continue
+		}
+		b.bad(at(join(path, "retry.on"), i), on, CodeChoice, "is none of refused, reset, timeout or a status (429, 500 to 599)", didYouMean(on, reasons))
+	}
+	for i, m := range u.Retry.Methods {
+		b.method(at(join(path, "retry.methods"), i), m)
+	}
+	if o := u.Outlier; o.MaxEjectFor < o.EjectFor && b.sound(join(path, "outlier")) {
+		b.bad(join(path, "outlier.max_eject_for"), formatDuration(o.MaxEjectFor), CodeRange, "is shorter than eject_for ("+formatDuration(o.EjectFor)+")", "")
+	}
+}
+
+// plainName refuses what would spoil logs and metric labels.
+func (b *builder) plainName(path, name string) {
+	switch {
+	case len(name) > 256:
+		b.bad(path, name, CodeFormat, "is longer than 256 bytes", "")
+	case strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || r == '\ufffd' }):
+		b.bad(path, name, CodeFormat, "has characters that do not print", "")
+	case name != strings.TrimSpace(name):
+		b.bad(path, name, CodeFormat, "has spaces around it", "")
+	}
+}
+
+// address checks HOST:PORT. Listeners may leave out the host and take port 0.
+func (b *builder) address(path, addr string, listen bool) {
+	want := "is not HOST:PORT"
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		hint := ""
+		_, aerr := netip.ParseAddr(addr)
+		switch _, nerr := strconv.ParseUint(addr, 10, 16); {
+		case nerr == nil && listen:
+			hint = fmt.Sprintf("did you mean %q?", ":"+addr)
+		case strings.Contains(addr, "://"):
+			hint = "leave out the scheme"
+			if u, err := url.Parse(addr); err == nil && u.Port() != "" {
+				hint = fmt.Sprintf("did you mean %q?", u.Host)
+			}
+		case aerr == nil && strings.Contains(addr, ":"):
+			hint = fmt.Sprintf("did you mean %q?", net.JoinHostPort(addr, "8080"))
+		}
+		b.bad(path, addr, CodeAddress, want, hint)
+		return
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	_, ipErr := netip.ParseAddr(host)
+	switch {
+	case err != nil || n == 0 && !listen:
+		b.bad(path, addr, CodeAddress, want+": the port is a number from 1 to 65535", "")
+	case host == "" && !listen:
+		b.bad(path, addr, CodeAddress, want+": the host is missing", "")
+	case host != "" && ipErr != nil && !hostName(strings.TrimSuffix(strings.ToLower(host), ".")):
+		b.bad(path, addr, CodeAddress, want+": the host is neither a name nor an IP address", "")
+	}
+}

@@ -1,0 +1,119 @@
+package config
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// checkMiddleware checks the sections of a policy or route at path.
+func (b *builder) checkMiddleware(path string, m Middleware) {
+	if m.RateLimit != nil {
+		b.checkRateLimit(join(path, "rate_limit"), *m.RateLimit)
+	}
+	if h := m.Headers; h != nil {
+		b.checkHeaders(join(path, "headers.request"), h.Request)
+		b.checkHeaders(join(path, "headers.response"), h.Response)
+	}
+}
+
+// maxLimits bounds how many windows one decision charges.
+const maxLimits = 8
+
+func (b *builder) checkRateLimit(path string, l RateLimit) {
+	if by := join(path, "by"); b.sound(by) {
+		identities := []string{"client_ip", "route", "api_key"}
+		name, header := headerKey(l.By)
+		switch {
+		case header && token(name):
+		case header:
+			b.bad(by, l.By, CodeHeader, "names no header", "write header(X-Name)")
+		case !slices.Contains(identities, l.By):
+			b.bad(by, l.By, CodeChoice, "is none of client_ip, route, api_key, header(NAME)", didYouMean(l.By, append(identities, "header(NAME)")))
+		}
+	}
+	rate, limits := join(path, "rate"), join(path, "limits")
+	if !b.sound(rate) || !b.sound(limits) {
+		return
+	}
+	switch {
+	case l.Rate != (Limit{}):
+		b.exclusive(path, "rate", "limits", true, true)
+	case len(l.Limits) == 0:
+		if !b.meant[rate] && !b.meant[limits] {
+			b.fault(Fault{Path: path, Code: CodeMissing, Message: path + " has neither rate nor limits", Hint: "write rate: 100/1m"})
+		}
+	case len(l.Limits) > maxLimits:
+		b.fault(Fault{Path: limits, Code: CodeRange, Message: fmt.Sprintf("%s has %d entries, and %d are the most", limits, len(l.Limits), maxLimits)})
+	}
+	windows := map[time.Duration]int{}
+	for i, limit := range l.Limits {
+		if j, ok := windows[limit.Window]; ok && len(l.Limits) > 1 {
+			b.bad(at(limits, i), limit.String(), CodeContradicts, fmt.Sprintf("has the window of %s too", at(limits, j)), "keep the smaller one")
+		}
+		windows[limit.Window] = i
+	}
+}
+
+// framing are the fields that frame a message or belong to one connection; the
+// gateway owns them.
+var framing = [...]string{
+	"Connection", "Content-Length", "Host", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+func (b *builder) checkHeaders(path string, rules HeaderRules) {
+	for i, name := range rules.Remove {
+		b.headerName(at(join(path, "remove"), i), name)
+	}
+	for _, list := range []struct {
+		key    string
+		fields []HeaderField
+	}{{"set", rules.Set}, {"add", rules.Add}} {
+		for i, f := range list.fields {
+			p := at(join(path, list.key), i)
+			if f.Name != "" {
+				b.headerName(join(p, "name"), f.Name)
+			}
+			if strings.ContainsFunc(f.Value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+				b.bad(join(p, "value"), "", CodeHeader, "has line breaks or control characters", "")
+			}
+		}
+	}
+}
+
+func (b *builder) headerName(path, name string) {
+	switch {
+	case !token(name):
+		b.bad(path, name, CodeHeader, "is no header name", "")
+	case slices.Contains(framing[:], http.CanonicalHeaderKey(name)):
+		hint := ""
+		if name == "Host" {
+			hint = "use upstream.host"
+		}
+		b.bad(path, name, CodeHeader, "belongs to the connection and is the gateway's", hint)
+	}
+}
+
+func (b *builder) method(path, method string) {
+	if !token(method) {
+		b.bad(path, method, CodeHeader, "is no method", "")
+		return
+	}
+	known := []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+	if m := closest(method, known); m != "" && m != method && !slices.Contains(known, method) && distance(method, m, 2) == 1 {
+		b.bad(path, method, CodeHeader, "is no method that clients use", fmt.Sprintf("did you mean %q?", m))
+	}
+}
+
+// token reports whether s is a token of RFC 9110 5.6.2.
+func token(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
+			return false
+		}
+	}
+	return s != ""
+}
