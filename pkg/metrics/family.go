@@ -1,0 +1,157 @@
+package metrics
+
+import (
+	"maps"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// counters, gauges and histograms are families with labels and a bound on
+// their label sets. Creation and deletion are called under Metrics.mu or
+// before Metrics is shared.
+type (
+	counters struct {
+		bound
+		vec *prometheus.CounterVec
+	}
+	gauges struct {
+		bound
+		vec *prometheus.GaugeVec
+	}
+	histograms struct {
+		bound
+		vec *prometheus.HistogramVec
+	}
+)
+
+// bound counts the label sets of a family.
+type bound struct{ sets, max int }
+
+// room reports whether n more label sets fit, and takes their place.
+func (b *bound) room(n int) bool {
+	if b.sets+n > b.max {
+		return false
+	}
+	b.sets += n
+	return true
+}
+
+func (c *counters) create(labels ...string) prometheus.Counter {
+	return c.vec.WithLabelValues(labels...)
+}
+func (c *counters) delete(labels prometheus.Labels) {
+	c.sets = max(0, c.sets-c.vec.DeletePartialMatch(labels))
+}
+
+func (g *gauges) create(labels ...string) prometheus.Gauge { return g.vec.WithLabelValues(labels...) }
+func (g *gauges) delete(labels prometheus.Labels) {
+	g.sets = max(0, g.sets-g.vec.DeletePartialMatch(labels))
+}
+
+func (h *histograms) create(labels ...string) prometheus.Observer {
+	return h.vec.WithLabelValues(labels...)
+}
+func (h *histograms) delete(labels prometheus.Labels) {
+	h.sets = max(0, h.sets-h.vec.DeletePartialMatch(labels))
+}
+
+func (m *Metrics) describe(kind, name, help string, labels []string) {
+	m.families = append(m.families, Family{Name: name, Type: kind, Help: help, Labels: labels})
+}
+
+func (m *Metrics) counters(name, help string, labels ...string) *counters {
+	m.describe("counter", name, help, labels)
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return &counters{bound{max: m.options.MaxSeries}, v}
+}
+
+func (m *Metrics) gauges(name, help string, labels ...string) *gauges {
+	m.describe("gauge", name, help, labels)
+	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return &gauges{bound{max: m.options.MaxSeries}, v}
+}
+
+func (m *Metrics) gauge(name, help string) prometheus.Gauge {
+	m.describe("gauge", name, help, nil)
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	m.registry.MustRegister(g)
+	return g
+}
+
+func (m *Metrics) histograms(name, help string, buckets []float64, labels ...string) *histograms {
+	m.describe("histogram", name, help, labels)
+	v := prometheus.NewHistogramVec(m.histogramOpts(name, help, buckets), labels)
+	m.registry.MustRegister(v)
+	return &histograms{bound{max: max(1, m.options.MaxSeries/4)}, v}
+}
+
+func (m *Metrics) histogram(name, help string, buckets []float64) prometheus.Histogram {
+	m.describe("histogram", name, help, nil)
+	h := prometheus.NewHistogram(m.histogramOpts(name, help, buckets))
+	m.registry.MustRegister(h)
+	return h
+}
+
+func (m *Metrics) histogramOpts(name, help string, buckets []float64) prometheus.HistogramOpts {
+	o := prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}
+	if m.options.NativeHistograms {
+		o.NativeHistogramBucketFactor = 1.1
+		o.NativeHistogramMaxBucketNumber = 100
+		o.NativeHistogramMinResetDuration = time.Hour
+	}
+	return o
+}
+
+// lookup is a map by name that is read without a lock and replaced as a whole
+// on a change. Changes are made under Metrics.mu.
+type lookup[V any] struct{ p atomic.Pointer[map[string]V] }
+
+func (l *lookup[V]) get(name string) (V, bool) {
+	if p := l.p.Load(); p != nil {
+		v, ok := (*p)[name]
+		return v, ok
+	}
+	var zero V
+	return zero, false
+}
+
+func (l *lookup[V]) put(name string, v V) {
+	next := map[string]V{}
+	if p := l.p.Load(); p != nil {
+		next = maps.Clone(*p)
+	}
+	next[name] = v
+	l.p.Store(&next)
+}
+
+func (l *lookup[V]) deleteExcept(keep map[string]bool, drop func(string, V)) {
+	p := l.p.Load()
+	if p == nil {
+		return
+	}
+	next := maps.Clone(*p)
+	maps.DeleteFunc(next, func(name string, _ V) bool { return !keep[name] })
+	l.p.Store(&next)
+	for name, v := range *p {
+		if !keep[name] {
+			drop(name, v)
+		}
+	}
+}
+
+// valid makes a label value of text that may be anything: client_golang
+// refuses a whole scrape for one value that is not UTF-8.
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
+// orNone is the label value of a name that may be missing.
+func orNone(s string) string {
+	if s == "" {
+		return None
+	}
+	return valid(s)
+}

@@ -1,0 +1,458 @@
+package metrics_test
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net/http/httptest"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/proconsul/proconsul/pkg/metrics"
+)
+
+var reasons = []string{"no_route", "rate_limited", "breaker_open"}
+
+func newMetrics(t testing.TB, edit ...func(*metrics.Options)) *metrics.Metrics {
+	t.Helper()
+	o := metrics.Options{Version: "v1.2.3", Reasons: reasons}
+	for _, e := range edit {
+		e(&o)
+	}
+	return metrics.New(o)
+}
+
+// scrape returns the lines of a scrape in Prometheus' text format.
+func scrape(t testing.TB, m *metrics.Metrics) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 200 {
+		t.Fatalf("scrape answered %d: %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+func wantLine(t testing.TB, text, line string) {
+	t.Helper()
+	if !slices.Contains(strings.Split(text, "\n"), line) {
+		metric, _, _ := strings.Cut(line, "{")
+		var near []string
+		for l := range strings.Lines(text) {
+			if strings.HasPrefix(l, metric) {
+				near = append(near, l)
+			}
+		}
+		t.Errorf("no line %q; have\n%s", line, strings.Join(near, ""))
+	}
+}
+
+func state() metrics.State {
+	return metrics.State{
+		Upstreams: []metrics.UpstreamState{{Name: "orders", Breaker: "half_open", Instances: []metrics.InstanceState{
+			{ID: "n1/orders-1", State: "passing", InFlight: 3, Weight: 5},
+			{ID: "n1/orders-2", State: "ejected", Weight: 0},
+			{ID: "n2/orders-3", State: "maintenance"},
+		}}},
+		Routes: []metrics.RouteCount{{Source: "file", Count: 4}},
+		Consul: &metrics.ConsulState{Up: true, LastContact: time.Now(), Stale: 2},
+		Redis:  &metrics.RedisState{Up: true},
+	}
+}
+
+// exercised returns metrics in which every family has a series.
+func exercised(t testing.TB) *metrics.Metrics {
+	m := newMetrics(t)
+	m.SetState(state)
+	m.Declare(metrics.Names{
+		Routes:    []metrics.RouteName{{Route: "orders", Upstream: "orders"}},
+		Upstreams: []string{"orders"}, Policies: []string{"public"}, Watches: []string{"orders"},
+	})
+	r := m.Route("orders", "orders")
+	r.Begin()
+	r.End(metrics.Request{Method: "GET", Status: 200, Duration: 20 * time.Millisecond, Overhead: time.Millisecond, BytesIn: 10, BytesOut: 100})
+	m.Attempt(metrics.Attempt{Upstream: "orders", Route: "orders", Failure: "refused", Retried: true})
+	m.Attempt(metrics.Attempt{Upstream: "orders", Route: "orders", Number: 1, Status: 200, Duration: 19 * time.Millisecond})
+	m.Upstream("orders").BreakerTransition("open")
+	m.RateLimitDecision("public", "limited")
+	m.WatchError("orders")
+	m.Propagation(time.Millisecond)
+	m.RedisOp("take", time.Millisecond)
+	m.ConfigLoaded("start", "9f3c1a2", time.Unix(1_700_000_000, 0))
+	return m
+}
+
+func TestMetricsHoldWhatHappened(t *testing.T) {
+	text := scrape(t, exercised(t))
+	for _, line := range []string{
+		`proconsul_requests_total{code="200",method="GET",route="orders",upstream="orders"} 1`,
+		`proconsul_request_duration_seconds_bucket{class="2xx",route="orders",upstream="orders",le="0.025"} 1`,
+		`proconsul_request_duration_seconds_bucket{class="2xx",route="orders",upstream="orders",le="0.01"} 0`,
+		`proconsul_requests_in_flight{route="orders"} 0`,
+		`proconsul_request_bytes_total{route="orders"} 10`,
+		`proconsul_response_bytes_total{route="orders"} 100`,
+		`proconsul_overhead_seconds_count 1`,
+		`proconsul_local_responses_total{reason="breaker_open",route="orders"} 0`,
+		`proconsul_local_responses_total{reason="no_route",route="_none"} 0`,
+		`proconsul_retries_total{route="orders"} 1`,
+		`proconsul_retry_budget_exhausted_total{route="orders"} 0`,
+		`proconsul_upstream_requests_total{attempt="first",class="error",upstream="orders"} 1`,
+		`proconsul_upstream_requests_total{attempt="retry",class="2xx",upstream="orders"} 1`,
+		`proconsul_upstream_duration_seconds_count{class="2xx",upstream="orders"} 1`,
+		`proconsul_upstream_errors_total{reason="refused",upstream="orders"} 1`,
+		`proconsul_upstream_errors_total{reason="tls",upstream="orders"} 0`,
+		`proconsul_breaker_transitions_total{to="open",upstream="orders"} 1`,
+		`proconsul_breaker_transitions_total{to="closed",upstream="orders"} 0`,
+		`proconsul_breaker_state{state="half_open",upstream="orders"} 1`,
+		`proconsul_breaker_state{state="open",upstream="orders"} 0`,
+		`proconsul_instances{state="passing",upstream="orders"} 1`,
+		`proconsul_instances{state="ejected",upstream="orders"} 1`,
+		`proconsul_instances{state="warning",upstream="orders"} 0`,
+		`proconsul_instance_in_flight{instance_id="n1/orders-1",upstream="orders"} 3`,
+		`proconsul_instance_weight{instance_id="n1/orders-1",upstream="orders"} 5`,
+		`proconsul_instance_ejected{instance_id="n1/orders-2",upstream="orders"} 1`,
+		`proconsul_ratelimit_decisions_total{decision="limited",policy="public"} 1`,
+		`proconsul_ratelimit_decisions_total{decision="fail_open",policy="public"} 0`,
+		`proconsul_consul_up 1`,
+		`proconsul_consul_watch_errors_total{watch="orders"} 1`,
+		`proconsul_catalog_stale_services 2`,
+		`proconsul_catalog_propagation_seconds_count 1`,
+		`proconsul_redis_up 1`,
+		`proconsul_redis_op_duration_seconds_count{op="take"} 1`,
+		`proconsul_config_last_reload_successful 1`,
+		`proconsul_config_last_reload_success_timestamp_seconds 1.7e+09`,
+		`proconsul_config_reloads_total{result="success",source="start"} 1`,
+		`proconsul_config_info{hash="9f3c1a2"} 1`,
+		`proconsul_routes{source="file"} 4`,
+		`proconsul_draining 0`,
+	} {
+		wantLine(t, text, line)
+	}
+	for _, want := range []string{`proconsul_build_info{goversion="go`, `version="v1.2.3"`, "proconsul_consul_last_contact_seconds ", "go_goroutines ", "process_resident_memory_bytes "} {
+		if !strings.Contains(text, want) {
+			t.Errorf("a scrape lacks %q", want)
+		}
+	}
+}
+
+func TestFamiliesAreWhatAScrapeShows(t *testing.T) {
+	m := exercised(t)
+	shown := map[string]string{}
+	for _, match := range regexp.MustCompile(`(?m)^# TYPE (proconsul_\S+) (\S+)$`).FindAllStringSubmatch(scrape(t, m), -1) {
+		shown[match[1]] = match[2]
+	}
+	described := map[string]string{}
+	for _, f := range m.Families() {
+		described[f.Name] = f.Type
+		if f.Help == "" {
+			t.Errorf("%s has no help text", f.Name)
+		}
+		for _, label := range f.Labels {
+			// Scrape configurations own these and rename ours to exported_*.
+			if slices.Contains([]string{"instance", "service", "endpoint", "namespace", "pod", "job"}, label) {
+				t.Errorf("%s has the label %q, which belongs to the scraper", f.Name, label)
+			}
+		}
+	}
+	if !maps.Equal(shown, described) {
+		t.Errorf("a scrape shows\n%v\nand Families tells\n%v", shown, described)
+	}
+}
+
+func TestNamesPassPrometheusLinter(t *testing.T) {
+	problems, err := promlint.New(strings.NewReader(scrape(t, exercised(t)))).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "proconsul_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+}
+
+func TestNothingAClientSendsBecomesALabel(t *testing.T) {
+	m := exercised(t)
+	before := strings.Count(scrape(t, m), "\n")
+	r := m.Route("orders", "orders")
+	for i := range 500 {
+		r.Begin()
+		r.End(metrics.Request{Method: fmt.Sprintf("EVIL%d", i), Status: 700 + i, Reason: fmt.Sprintf("evil%d", i)})
+		m.Attempt(metrics.Attempt{Upstream: "orders", Route: "orders", Status: 600 + i, Failure: fmt.Sprintf("evil%d", i)})
+		m.RateLimitDecision("public", fmt.Sprintf("evil%d", i))
+		m.ConfigRefused(fmt.Sprintf("evil%d", i))
+	}
+	text := scrape(t, m)
+	if strings.Contains(strings.ToLower(text), "evil") {
+		t.Error("text from outside is in a scrape")
+	}
+	wantLine(t, text, `proconsul_requests_total{code="_OTHER",method="_OTHER",route="orders",upstream="orders"} 500`)
+	// One counter and the lines of two histograms.
+	if after := strings.Count(text, "\n"); after-before > 50 {
+		t.Errorf("%d new lines in a scrape after 500 hostile requests", after-before)
+	}
+}
+
+func TestSeriesLiveAsLongAsTheirNames(t *testing.T) {
+	m := exercised(t)
+	old := m.Route("orders", "orders")
+	old.Begin()
+	m.Declare(metrics.Names{Routes: []metrics.RouteName{{Route: "users", Upstream: "users"}}, Upstreams: []string{"users"}})
+	m.SetState(func() metrics.State { return metrics.State{} })
+	// A request that still runs by the old table ends after its series did.
+	old.End(metrics.Request{Method: "GET", Status: 200})
+	old.End(metrics.Request{Method: "PUT", Status: 204})
+	for line := range strings.Lines(scrape(t, m)) {
+		if strings.Contains(line, `"orders"`) || strings.Contains(line, "orders-1") || strings.Contains(line, `"public"`) {
+			t.Errorf("still there: %s", line)
+		}
+	}
+	wantLine(t, scrape(t, m), `proconsul_local_responses_total{reason="breaker_open",route="users"} 0`)
+
+	m.Declare(metrics.Names{Routes: []metrics.RouteName{{Route: "orders", Upstream: "orders"}}})
+	again := m.Route("orders", "orders")
+	again.Begin()
+	again.End(metrics.Request{Method: "GET", Status: 200})
+	wantLine(t, scrape(t, m), `proconsul_requests_total{code="200",method="GET",route="orders",upstream="orders"} 1`)
+}
+
+func TestAReloadKeepsWhatIsCounted(t *testing.T) {
+	m := exercised(t)
+	names := metrics.Names{Routes: []metrics.RouteName{{Route: "orders", Upstream: "orders"}}, Upstreams: []string{"orders"}}
+	r := m.Route("orders", "orders")
+	r.Begin()
+	m.Declare(names)
+	wantLine(t, scrape(t, m), `proconsul_requests_in_flight{route="orders"} 1`)
+	r.End(metrics.Request{Method: "GET", Status: 200})
+	text := scrape(t, m)
+	wantLine(t, text, `proconsul_requests_in_flight{route="orders"} 0`)
+	wantLine(t, text, `proconsul_requests_total{code="200",method="GET",route="orders",upstream="orders"} 2`)
+
+	// To another upstream: the route's own account goes on.
+	names.Routes[0].Upstream = "orders-v2"
+	m.Declare(names)
+	wantLine(t, scrape(t, m), `proconsul_response_bytes_total{route="orders"} 100`)
+}
+
+func TestFamiliesAreBounded(t *testing.T) {
+	const limit = 20
+	m := newMetrics(t, func(o *metrics.Options) { o.MaxSeries = limit })
+	var instances []metrics.InstanceState
+	for i := range 100 {
+		name := fmt.Sprintf("r%d", i)
+		r := m.Route(name, name)
+		for _, status := range []int{200, 404, 503} {
+			r.Begin()
+			r.End(metrics.Request{Method: "GET", Status: status, Reason: "no_route"})
+		}
+		m.Attempt(metrics.Attempt{Upstream: name, Route: name, Status: 200, Retried: true})
+		m.Attempt(metrics.Attempt{Upstream: name, Route: name, Failure: "reset"})
+		m.RateLimitDecision(name, "allowed")
+		m.WatchError(name)
+		m.RedisOp(name, time.Millisecond)
+		instances = append(instances, metrics.InstanceState{ID: name, State: "passing", InFlight: 1})
+	}
+	m.SetState(func() metrics.State {
+		return metrics.State{Upstreams: []metrics.UpstreamState{{Name: "u", Instances: instances}}}
+	})
+	sets, sums := map[string]int{}, map[string]float64{}
+	line := regexp.MustCompile(`^(proconsul_\w+)\{.*\} (\S+)$`)
+	for l := range strings.Lines(scrape(t, m)) {
+		f := line.FindStringSubmatch(strings.TrimSpace(l))
+		if f == nil || strings.HasSuffix(f[1], "_bucket") || strings.HasSuffix(f[1], "_sum") {
+			continue
+		}
+		var v float64
+		fmt.Sscan(f[2], &v)
+		sets[f[1]]++
+		sums[f[1]] += v
+	}
+	for name, n := range sets {
+		// The labels that are left beside the overflow have their own bounds.
+		if allowed := limit + 40; n > allowed {
+			t.Errorf("%s has %d label sets, more than %d", name, n, allowed)
+		}
+	}
+	for name, want := range map[string]float64{
+		"proconsul_requests_total": 300, "proconsul_request_duration_seconds_count": 300, "proconsul_local_responses_total": 300,
+		"proconsul_retries_total": 100, "proconsul_upstream_requests_total": 200, "proconsul_upstream_errors_total": 100,
+		"proconsul_ratelimit_decisions_total": 100, "proconsul_consul_watch_errors_total": 100,
+		"proconsul_redis_op_duration_seconds_count": 100, "proconsul_instance_in_flight": 100, "proconsul_requests_in_flight": 0,
+	} {
+		if sums[name] != want {
+			t.Errorf("%s sums to %v, want %v: what overflows has to be counted", name, sums[name], want)
+		}
+	}
+}
+
+func TestOddNamesDoNotCostTheScrape(t *testing.T) {
+	m := newMetrics(t)
+	bad := "a\xff\"\n\\"
+	m.Declare(metrics.Names{Routes: []metrics.RouteName{{Route: bad, Upstream: bad}}, Upstreams: []string{bad}, Policies: []string{bad}, Watches: []string{bad}})
+	m.Route(bad, bad).Begin()
+	m.Attempt(metrics.Attempt{Upstream: bad, Route: bad, Retried: true})
+	m.RateLimitDecision(bad, "allowed")
+	m.WatchError(bad)
+	m.ConfigLoaded(bad, bad, time.Now())
+	twice := metrics.UpstreamState{Name: bad, Breaker: bad, Instances: []metrics.InstanceState{{ID: bad}, {ID: bad}}}
+	m.SetState(func() metrics.State {
+		return metrics.State{Upstreams: []metrics.UpstreamState{twice, twice, {}}, Routes: []metrics.RouteCount{{Source: "file"}, {Source: "file", Count: 1}, {}}}
+	})
+	text := scrape(t, m)
+	wantLine(t, text, `proconsul_routes{source="file"} 1`)
+	wantLine(t, text, `proconsul_retries_total{route="a`+"\uFFFD"+`\"\n\\"} 1`)
+	wantLine(t, text, `proconsul_instances{state="critical",upstream="_none"} 0`)
+}
+
+func TestAReplicaHasOneConfiguration(t *testing.T) {
+	m := newMetrics(t)
+	m.ConfigLoaded("start", "aaa", time.Unix(1, 0))
+	m.ConfigLoaded("file", "bbb", time.Unix(2, 0))
+	m.ConfigRefused("signal")
+	text := scrape(t, m)
+	if strings.Contains(text, `hash="aaa"`) {
+		t.Error("the hash of the configuration before is still shown")
+	}
+	wantLine(t, text, `proconsul_config_info{hash="bbb"} 1`)
+	wantLine(t, text, `proconsul_config_last_reload_successful 0`)
+	wantLine(t, text, `proconsul_config_last_reload_success_timestamp_seconds 2`)
+	wantLine(t, text, `proconsul_config_reloads_total{result="refused",source="signal"} 1`)
+}
+
+func TestConsulThatNeverAnsweredIsAsOldAsTheProcess(t *testing.T) {
+	m := newMetrics(t)
+	m.SetState(func() metrics.State { return metrics.State{Consul: &metrics.ConsulState{}} })
+	text := scrape(t, m)
+	wantLine(t, text, `proconsul_consul_up 0`)
+	if !regexp.MustCompile(`(?m)^proconsul_consul_last_contact_seconds [0-9.e-]+$`).MatchString(text) {
+		t.Errorf("no age in\n%s", text)
+	}
+	if strings.Contains(text, "proconsul_redis_up") {
+		t.Error("Redis is not used and shown as down")
+	}
+}
+
+func TestOpenMetricsAndNativeHistograms(t *testing.T) {
+	m := newMetrics(t, func(o *metrics.Options) { o.NativeHistograms = true })
+	m.Propagation(time.Millisecond)
+	r := httptest.NewRequest("GET", "/metrics", nil)
+	r.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, r)
+	body, _ := io.ReadAll(w.Result().Body)
+	if !strings.HasPrefix(w.Header().Get("Content-Type"), "application/openmetrics-text") || !strings.HasSuffix(string(body), "# EOF\n") {
+		t.Errorf("content type %q, end %q", w.Header().Get("Content-Type"), body[max(0, len(body)-20):])
+	}
+}
+
+func TestRecordingIsSafeForConcurrentUse(t *testing.T) {
+	m := newMetrics(t)
+	m.SetState(state)
+	names := metrics.Names{Routes: []metrics.RouteName{{Route: "a", Upstream: "a"}}, Upstreams: []string{"a"}, Policies: []string{"a"}, Watches: []string{"a"}}
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 200 {
+				name := []string{"a", "b"}[(i+g)%2]
+				r := m.Route(name, name)
+				r.Begin()
+				r.End(metrics.Request{Method: "GET", Status: 200 + i%3})
+				m.Attempt(metrics.Attempt{Upstream: name, Route: name, Status: 200, Retried: i%2 == 0})
+				m.RateLimitDecision(name, "allowed")
+				m.WatchError(name)
+				if i%50 == 0 {
+					m.Declare(names)
+					_ = m.Stats()
+					_ = scrape(t, m)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	m.Declare(names)
+	text := scrape(t, m)
+	wantLine(t, text, `proconsul_requests_in_flight{route="a"} 0`)
+	if strings.Contains(text, `route="b"`) {
+		t.Error("a deleted route is back")
+	}
+}
+
+func TestRecordingDoesNotAllocate(t *testing.T) {
+	m := exercised(t)
+	r := m.Route("orders", "orders")
+	if n := testing.AllocsPerRun(1000, func() {
+		r.Begin()
+		m.Attempt(metrics.Attempt{Upstream: "orders", Route: "orders", Number: 1, Status: 200, Duration: time.Millisecond, Retried: true})
+		m.RateLimitDecision("public", "limited")
+		r.End(metrics.Request{Method: "GET", Status: 200, Duration: time.Millisecond, Overhead: time.Microsecond, BytesIn: 1, BytesOut: 1, Reason: "rate_limited"})
+	}); n != 0 {
+		t.Errorf("%v allocations a request", n)
+	}
+}
+
+func BenchmarkRequest(b *testing.B) {
+	m := exercised(b)
+	r := m.Route("orders", "orders")
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Begin()
+		r.End(metrics.Request{Method: "GET", Status: 200, Duration: time.Millisecond, Overhead: time.Microsecond, BytesIn: 1, BytesOut: 1})
+	}
+}
+
+func BenchmarkAttempt(b *testing.B) {
+	m := exercised(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		m.Attempt(metrics.Attempt{Upstream: "orders", Route: "orders", Status: 200, Duration: time.Millisecond})
+	}
+}
+
+// BenchmarkScrape is of a gateway with 200 routes and 500 instances.
+func BenchmarkScrape(b *testing.B) {
+	m := newMetrics(b, func(o *metrics.Options) {
+		for i := range 24 {
+			o.Reasons = append(o.Reasons, fmt.Sprintf("reason_%d", i))
+		}
+	})
+	var names metrics.Names
+	var s metrics.State
+	for i := range 200 {
+		route := fmt.Sprintf("route-%d", i)
+		names.Routes = append(names.Routes, metrics.RouteName{Route: route, Upstream: route})
+	}
+	for i := range 100 {
+		u := metrics.UpstreamState{Name: fmt.Sprintf("upstream-%d", i), Breaker: "closed"}
+		names.Upstreams = append(names.Upstreams, u.Name)
+		for k := range 5 {
+			u.Instances = append(u.Instances, metrics.InstanceState{ID: fmt.Sprintf("node-%d/%s-%d", k, u.Name, k), State: "passing"})
+		}
+		s.Upstreams = append(s.Upstreams, u)
+	}
+	m.Declare(names)
+	m.SetState(func() metrics.State { return s })
+	for _, r := range names.Routes {
+		for _, status := range []int{200, 404, 503} {
+			h := m.Route(r.Route, r.Upstream)
+			h.Begin()
+			h.End(metrics.Request{Method: "GET", Status: status})
+		}
+	}
+	for _, u := range names.Upstreams {
+		m.Attempt(metrics.Attempt{Upstream: u, Status: 200})
+		m.Attempt(metrics.Attempt{Upstream: u, Status: 503})
+	}
+	b.ReportAllocs()
+	lines := 0
+	for b.Loop() {
+		text := scrape(b, m)
+		lines = strings.Count(text, "\n") - strings.Count(text, "# ")
+	}
+	b.ReportMetric(float64(lines), "series")
+}

@@ -1,0 +1,190 @@
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// State is what is read at the time of a scrape rather than counted. Its
+// series exist only as long as State names them: an instance's end with its
+// registration.
+type State struct {
+	Upstreams []UpstreamState
+	Routes    []RouteCount
+	Consul    *ConsulState // nil: Consul is not used
+	Redis     *RedisState  // nil: Redis is not used
+	Draining  bool
+}
+
+// UpstreamState is one upstream.
+type UpstreamState struct {
+	Name      string
+	Instances []InstanceState
+	Breaker   string // closed, open or half_open; empty: it has none
+}
+
+// InstanceState is one instance of an upstream.
+type InstanceState struct {
+	ID       string
+	State    string // passing, warning, critical, maintenance, ejected or draining; others count as critical
+	InFlight int64
+	Weight   float64 // that it has now, after slow start; 0 where it is given nothing
+}
+
+// RouteCount is how many routes come from a source (file, kv, tag).
+type RouteCount struct {
+	Source string
+	Count  int
+}
+
+// ConsulState is what is known of Consul.
+type ConsulState struct {
+	Up          bool
+	LastContact time.Time // of the last answer; zero: there was none yet
+	Stale       int       // catalog queries served from their last good answer
+}
+
+// RedisState is what is known of Redis.
+type RedisState struct{ Up bool }
+
+// SetState names the function that a scrape reads the gateway's state from. It
+// is called by one scrape at a time and has to return at once.
+func (m *Metrics) SetState(read func() State) { m.state.Store(&read) }
+
+// instanceStates are the states that an instance is counted under. Each exists
+// for each upstream, because an alert on zero needs it to.
+var instanceStates = [...]string{"passing", "warning", "critical", "maintenance", "ejected", "draining"}
+
+const countedAsCritical = 2
+
+func stateIndex(state string) int {
+	for i, s := range instanceStates {
+		if s == state {
+			return i
+		}
+	}
+	return countedAsCritical
+}
+
+// stateCollector turns a State into series.
+type stateCollector struct {
+	m *Metrics
+
+	instances, instInFlight, instWeight, instEjected *prometheus.Desc
+	breaker, consulUp, lastContact, stale, redisUp   *prometheus.Desc
+	routes, draining                                 *prometheus.Desc
+}
+
+func newStateCollector(m *Metrics) *stateCollector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		m.describe("gauge", name, help, labels)
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	return &stateCollector{
+		m:            m,
+		instances:    desc("proconsul_instances", "Registered instances by the state that decides whether they are picked.", "upstream", "state"),
+		instInFlight: desc("proconsul_instance_in_flight", "Requests that an instance is serving for this replica.", "upstream", "instance_id"),
+		instWeight:   desc("proconsul_instance_weight", "The weight that an instance has now, after slow start.", "upstream", "instance_id"),
+		instEjected:  desc("proconsul_instance_ejected", "1 while an instance is ejected for its failures.", "upstream", "instance_id"),
+		breaker:      desc("proconsul_breaker_state", "1 for the state that the upstream's breaker is in.", "upstream", "state"),
+		consulUp:     desc("proconsul_consul_up", "1 while Consul answers."),
+		lastContact:  desc("proconsul_consul_last_contact_seconds", "Age of Consul's last answer; of the process where there was none."),
+		stale:        desc("proconsul_catalog_stale_services", "Catalog queries that are served from their last good answer because Consul does not answer."),
+		redisUp:      desc("proconsul_redis_up", "1 while Redis answers."),
+		routes:       desc("proconsul_routes", "Routes by where they come from.", "source"),
+		draining:     desc("proconsul_draining", "1 while the gateway is draining before its end."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		c.instances, c.instInFlight, c.instWeight, c.instEjected, c.breaker,
+		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining,
+	} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	read := c.m.state.Load()
+	if read == nil {
+		return
+	}
+	s := (*read)()
+	out := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	out(c.draining, truth(s.Draining))
+	if s.Consul != nil {
+		since := s.Consul.LastContact
+		if since.IsZero() {
+			since = c.m.started
+		}
+		out(c.consulUp, truth(s.Consul.Up))
+		out(c.lastContact, max(0, time.Since(since).Seconds()))
+		out(c.stale, float64(s.Consul.Stale))
+	}
+	if s.Redis != nil {
+		out(c.redisUp, truth(s.Redis.Up))
+	}
+	sources := map[string]int{}
+	for _, r := range s.Routes {
+		sources[orNone(r.Source)] += r.Count
+	}
+	for source, n := range sources {
+		out(c.routes, float64(n), source)
+	}
+	c.collectUpstreams(s.Upstreams, out)
+}
+
+// collectUpstreams never gives one label set twice, whatever it is told: the
+// registry would refuse the whole scrape.
+func (c *stateCollector) collectUpstreams(upstreams []UpstreamState, out func(*prometheus.Desc, float64, ...string)) {
+	type member struct{ upstream, id string }
+	type values struct{ inFlight, weight, ejected float64 }
+	seen := make(map[string]bool, len(upstreams))
+	members := map[member]values{}
+	for _, u := range upstreams {
+		name := orNone(u.Name)
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		var states [len(instanceStates)]int
+		for _, in := range u.Instances {
+			states[stateIndex(in.State)]++
+			key := member{name, orNone(in.ID)}
+			if _, known := members[key]; !known && len(members) >= c.m.options.MaxSeries {
+				key = member{Overflow, Overflow}
+			}
+			v := members[key]
+			v.inFlight += float64(in.InFlight)
+			v.weight += in.Weight
+			v.ejected += truth(in.State == "ejected")
+			members[key] = v
+		}
+		for i, n := range states {
+			out(c.instances, float64(n), name, instanceStates[i])
+		}
+		if u.Breaker != "" {
+			for _, state := range breakerStates {
+				out(c.breaker, truth(state == u.Breaker), name, state)
+			}
+		}
+	}
+	for key, v := range members {
+		out(c.instInFlight, v.inFlight, key.upstream, key.id)
+		out(c.instWeight, v.weight, key.upstream, key.id)
+		out(c.instEjected, v.ejected, key.upstream, key.id)
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,81 @@
+// Package metrics counts each request of a route from its Exchange when it
+// ends: status, duration, bytes, the gateway's own overhead and the reason of
+// an answer that the gateway made itself. It has no settings and changes
+// nothing about a request.
+package metrics
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/proconsul/proconsul/pkg/metrics"
+	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/problem"
+)
+
+// New returns the middleware for requests of route that go to upstream; both
+// are empty for requests that match no route. A nil m counts nothing.
+func New(m *metrics.Metrics, route, upstream string) middleware.Middleware {
+	if m == nil {
+		return func(next http.Handler) http.Handler { return next }
+	}
+	recorder := m.Route(route, upstream)
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ex := middleware.Of(w)
+			if ex == nil { // outside the gateway, as in a test of one handler
+				ex = middleware.NewExchange(w, time.Now())
+				w = ex
+			}
+			method := r.Method // handlers below may have their own idea of it
+			recorder.Begin()
+			returned := false
+			// Deferred, because a handler that gives up on an answer that is
+			// under way panics with http.ErrAbortHandler.
+			defer func() { recorder.End(account(ex, method, returned)) }()
+			next.ServeHTTP(w, r)
+			returned = true
+		})
+	}
+}
+
+func account(ex *middleware.Exchange, method string, returned bool) metrics.Request {
+	took := time.Since(ex.Start)
+	q := metrics.Request{
+		Method:   method,
+		Status:   status(ex, returned),
+		Duration: took,
+		BytesIn:  ex.BytesIn,
+		BytesOut: ex.Bytes,
+		Reason:   string(ex.Reason),
+		Overhead: -1,
+	}
+	switch {
+	case ex.Hijacked || q.Status == http.StatusSwitchingProtocols:
+		// How long people keep a connection open says nothing of latency.
+		if ex.FirstByte > 0 {
+			q.Duration = ex.FirstByte
+		}
+	case ex.FirstByte > 0:
+		// The body is streamed at the pace of the two ends: not ours.
+		q.Overhead = max(0, ex.FirstByte-ex.Upstreamed)
+	case q.Status != problem.StatusClientClosedRequest && returned:
+		q.Overhead = max(0, took-ex.Upstreamed)
+	}
+	return q
+}
+
+// status is what the client was told, or would have been.
+func status(ex *middleware.Exchange, returned bool) int {
+	switch {
+	case ex.Status != 0:
+		return ex.Status
+	case ex.Hijacked:
+		return http.StatusSwitchingProtocols
+	case ex.Reason == problem.ClientCanceled:
+		return problem.StatusClientClosedRequest
+	case returned:
+		return http.StatusOK // net/http's own answer for a handler that said nothing
+	}
+	return http.StatusInternalServerError
+}
