@@ -201,6 +201,9 @@ func sameAnswers(t *testing.T, real, ours *api) {
 		if d := difference(normal(got.body), normal(want.body)); d != "" {
 			t.Errorf("%s\n%s", name, d)
 		}
+		if want.code == http.StatusInternalServerError {
+			continue // differences.go: errors have no index
+		}
 		for _, h := range sameHeaders {
 			if g, w := got.header.Get(h), want.header.Get(h); g != w {
 				t.Errorf("%s\n%s: got %q, want %q", name, h, g, w)
@@ -241,10 +244,15 @@ func scrub(v any) any {
 		if v["ID"] == "consul" || v["ServiceID"] == "consul" {
 			return "the service consul"
 		}
+		if tagged, ok := v["TaggedAddresses"].(map[string]any); ok && len(tagged) == 1 && tagged["consul-virtual"] != nil {
+			delete(v, "TaggedAddresses")
+		}
 		for k := range v {
 			switch k {
 			case "CreateIndex", "ModifyIndex", "ContentHash":
 				v[k] = "N"
+			case "consul-virtual": // differences.go: no transparent proxies
+				delete(v, k)
 			default:
 				v[k] = scrub(v[k])
 			}

@@ -1,6 +1,7 @@
 package devcatalog
 
 import (
+	"cmp"
 	"maps"
 	"net/http"
 	"reflect"
@@ -41,10 +42,7 @@ func (c *catalog) node(name string) *node { return c.nodes[strings.ToLower(name)
 // instances are those of a service, ordered by node and id.
 func (c *catalog) instances(service string) []instance {
 	return slices.SortedFunc(maps.Keys(c.byName[strings.ToLower(service)]), func(a, b instance) int {
-		if d := strings.Compare(a.node, b.node); d != 0 {
-			return d
-		}
-		return strings.Compare(a.id, b.id)
+		return cmp.Or(strings.Compare(a.node, b.node), byLowerCase(a.id, b.id))
 	})
 }
 
@@ -61,16 +59,21 @@ func (c *catalog) size() int {
 func (n *node) checksOf(service string) []*checkRow {
 	set := n.checks[service]
 	rows := make([]*checkRow, 0, len(set))
-	for _, id := range slices.Sorted(maps.Keys(set)) {
+	for _, id := range slices.SortedFunc(maps.Keys(set), byLowerCase) {
 		rows = append(rows, set[id])
 	}
 	return rows
 }
 
+// byLowerCase is the order of ids.
+func byLowerCase(a, b string) int {
+	return cmp.Or(strings.Compare(strings.ToLower(a), strings.ToLower(b)), strings.Compare(a, b))
+}
+
 // allChecks are those of the node and of all its services, by id.
 func (n *node) allChecks() []*checkRow {
 	rows := make([]*checkRow, 0, len(n.owner))
-	for _, id := range slices.Sorted(maps.Keys(n.owner)) {
+	for _, id := range slices.SortedFunc(maps.Keys(n.owner), byLowerCase) {
 		rows = append(rows, n.checks[n.owner[id]][id])
 	}
 	return rows

@@ -20,4 +20,8 @@ package devcatalog
 //   - agent/members and agent/self name only the server's own facts; the list
 //     of the WAN is null.
 //   - agent/health/service does not repeat a check's definition.
+//   - A Connect native instance gets no address "consul-virtual", and other
+//     kinds of proxies are kept without looking at them.
+//   - The answer to a filter that is wrong has no index and no other header of
+//     a query, and its text names fewer things that could have come instead.
 //   - The order of ?passing results stays that of the list.
