@@ -1,0 +1,315 @@
+package limiter
+
+import (
+	_ "embed"
+	"fmt"
+)
+
+//go:embed acquire.lua
+var acquireLua string
+
+//go:embed heartbeat.lua
+var heartbeatLua string
+
+// maxRefunds bounds what one call carries back. What is beyond it stays
+// unused until it leaves the window.
+const maxRefunds = 16
+
+// op is one run of acquire.lua for one entry.
+type op struct {
+	entry   *entry
+	policy  *Policy
+	waiters []*waiter
+	need    int64 // the least that a waiter wants
+	sync    int64 // what they want together
+	want    int64 // that, and what is taken ahead
+	share   int64
+	debts   []debt
+	refunds []refund
+	sent    int64 // mono just before it was written
+	retried bool
+}
+
+// reply is what acquire.lua answers.
+type reply struct {
+	granted, ttl, retry, now int64
+	birth                    string
+	budgets                  budgets // with waits for instants
+	fields                   [MaxLimits]string
+}
+
+// issue sends a call for all who wait, with all that is owed. The entry is
+// locked and has no call in flight.
+func (l *Limiter) issue(e *entry, now instant) {
+	o := &op{entry: e, policy: e.policy, waiters: e.waiters}
+	e.waiters = nil
+	for _, w := range o.waiters {
+		if w.gone {
+			continue
+		}
+		if o.need == 0 || w.cost < o.need {
+			o.need = w.cost
+		}
+		o.sync += w.cost
+	}
+	o.want, o.share = o.sync, 2*l.count()
+	if e.owes {
+		for i := range e.tallies {
+			e.tallies[i].expire(&o.policy.specs[i], now, e.div)
+			o.debts = e.tallies[i].debts(o.debts, i, &o.policy.specs[i], now)
+		}
+	}
+	o.refunds = e.takeRefunds()
+	e.inflight = true
+	if !l.store.enqueue(o) {
+		l.failed(o)
+	}
+}
+
+// takeRefunds returns what may be given back in one call. A refund is sent
+// once: one that was sent twice would hand out tokens twice.
+func (e *entry) takeRefunds() []refund {
+	refunds := e.refunds
+	e.refunds = nil
+	n := 0
+	for _, r := range refunds {
+		if r.birth == e.birth && n < maxRefunds {
+			refunds[n] = r
+			n++
+		}
+	}
+	return refunds[:n]
+}
+
+// args returns the script's arguments.
+func (o *op) args(l *Limiter, wall int64) []any {
+	p := o.policy
+	// A token that somebody waits for is charged where it can be spent at the
+	// latest; an answer that takes longer is not used (see finish).
+	grace := min(p.grace, l.store.timeout.Microseconds())
+	tau := max(p.tau, grace)
+	life := (p.span+tau)/1000 + 2
+	a := make([]any, 0, 10+7*len(p.specs)+3*len(o.debts)+2*len(o.refunds)+2)
+	a = append(a, "", o.need, o.sync, o.want, o.share, grace, tau, life, len(p.specs))
+	for i := range p.specs {
+		s := &p.specs[i]
+		a = append(a, string(rune(s.kind)), s.limit, s.unit)
+		if s.kind == 'C' {
+			// The window before and the one after, too: wall is only an
+			// estimate of Redis's clock.
+			from, _ := s.borders(wall, -1)
+			mid, to := s.borders(wall, 0)
+			_, last := s.borders(wall, 1)
+			a = append(a, from, mid, to, last)
+		}
+	}
+	a = append(a, len(o.debts))
+	for _, d := range o.debts {
+		a = append(a, d.window+1, d.age, d.amount)
+	}
+	a = append(a, len(o.refunds))
+	if len(o.refunds) > 0 {
+		a = append(a, o.refunds[0].birth)
+		for _, r := range o.refunds {
+			a = append(a, r.field, r.amount)
+		}
+	}
+	return a
+}
+
+// parse reads the script's answer.
+func (o *op) parse(raw any, err error) (r reply, _ error) {
+	if err != nil {
+		return r, err
+	}
+	list, _ := raw.([]any)
+	if len(list) == 5 && list[0] == int64(-1) {
+		r.granted, r.now = -1, list[3].(int64)
+		return r, nil
+	}
+	n := len(o.policy.specs)
+	if len(list) != 5+3*n {
+		return r, fmt.Errorf("acquire answered %v", raw)
+	}
+	number := func(i int) int64 { v, _ := list[i].(int64); return v }
+	text := func(i int) string { v, _ := list[i].(string); return v }
+	r.granted, r.ttl, r.retry, r.now, r.birth = number(0), number(1), number(2), number(3), text(4)
+	r.budgets.n = n
+	for i := range n {
+		r.budgets.left[i], r.budgets.at[i], r.fields[i] = number(5+3*i), number(6+3*i), text(7+3*i)
+	}
+	return r, nil
+}
+
+// finish hands a call's outcome to those who wait for it.
+func (l *Limiter) finish(o *op, r reply, err error) {
+	e := o.entry
+	now := l.now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err == nil && r.granted < 0 {
+		// Redis's clock is more than a calendar window away from where it was
+		// believed. It is known now, so one more try will do.
+		if o.retried {
+			l.failed(o)
+			return
+		}
+		o.retried = true
+		if !l.store.enqueue(o) {
+			l.failed(o)
+		}
+		return
+	}
+	if err != nil {
+		l.failed(o)
+		return
+	}
+	e.inflight = false
+	l.settle(o, r, now)
+
+	tokens, expires := r.granted, o.sent+r.ttl
+	if now.mono >= expires {
+		// Too late to spend what was granted: it goes back.
+		e.refund(r.birth, r.fields[:], tokens)
+		tokens = 0
+	}
+	// The script ran at some moment between sent and now. What may be spent is
+	// reckoned from the first, what has to be waited for from the last.
+	for i := range r.budgets.n {
+		r.budgets.at[i] += now.mono + 1
+	}
+	var again []*waiter
+	for _, w := range o.waiters {
+		switch {
+		case w.gone:
+		case r.granted == 0 && r.retry > 0 && w.cost == o.need:
+			d := Decision{Source: Store, RetryAfter: micros(r.retry + 1)}
+			r.budgets.fill(&d, now.mono, 0)
+			w.answer <- answer{true, d}
+		case w.cost <= tokens:
+			tokens -= w.cost
+			e.charge(o.policy, now, w.cost, false)
+			d := Decision{Allowed: true, Source: Store}
+			r.budgets.fill(&d, now.mono, tokens)
+			w.answer <- answer{true, d}
+		default:
+			again = append(again, w) // not what this call asked for
+		}
+	}
+	if r.granted == 0 && r.retry > 0 && o.need > 0 {
+		e.deny(o, r, now)
+	} else if tokens > 0 {
+		e.denied.Store(nil)
+		e.hold(&lease{granted: tokens, expires: expires, start: now.mono, birth: r.birth, fields: r.fields, budgets: r.budgets}, now)
+	}
+	e.waiters = append(again, e.waiters...)
+	l.serve(e, now)
+}
+
+// serve lets those who wait take of what the replica holds by now, and asks
+// for the rest. The entry is locked and has no call in flight.
+func (l *Limiter) serve(e *entry, now instant) {
+	n := 0
+	for _, w := range e.waiters {
+		if w.gone {
+			continue
+		}
+		if d, ok := e.takeLeased(now, w.cost); ok {
+			w.answer <- answer{true, d}
+			continue
+		}
+		e.waiters[n] = w
+		n++
+	}
+	clear(e.waiters[n:])
+	e.waiters = e.waiters[:n]
+	if n > 0 || e.owes {
+		l.issue(e, now)
+	}
+}
+
+// hold keeps tokens that nobody waited for.
+func (e *entry) hold(ls *lease, now instant) {
+	ls.tokens.Store(ls.granted)
+	if cur := e.cur.Load(); cur == nil || cur.over(now.mono) {
+		if cur != nil {
+			e.end(cur, now)
+		}
+		e.cur.Store(e.next)
+		e.next = nil
+		if e.cur.Load() == nil {
+			e.cur.Store(ls)
+			return
+		}
+	}
+	if e.next != nil {
+		e.end(e.next, now)
+	}
+	e.next = ls
+}
+
+// deny remembers a refusal, for no longer than a second: refunds and changed
+// limits may let somebody pass earlier than was said.
+func (e *entry) deny(o *op, r reply, now instant) {
+	e.denied.Store(&denial{policy: o.policy, cost: o.need, until: o.sent + min(r.retry, 1_000_000), retry: now.mono + 1 + r.retry, budgets: r.budgets})
+}
+
+// settle takes note of what the store now knows, and of whether it has
+// forgotten what it knew. The entry is locked.
+func (l *Limiter) settle(o *op, r reply, now instant) {
+	e := o.entry
+	e.div = 1
+	lost := e.birth != "" && r.birth != e.birth
+	if lost {
+		// The key has lost its state, or outlived all that it held. What this
+		// replica still counts of its own has to be told again, and what it
+		// holds was debited from a state that is gone.
+		if cur := e.cur.Swap(nil); cur != nil {
+			e.end(cur, now)
+		}
+		if e.next != nil {
+			e.end(e.next, now)
+			e.next = nil
+		}
+		for i := range e.tallies {
+			e.tallies[i].expire(&o.policy.specs[i], now, 1)
+			e.tallies[i].oweAll(&o.policy.specs[i])
+		}
+	}
+	if e.birth = r.birth; r.birth == "0" {
+		e.birth = ""
+	}
+	for _, d := range o.debts {
+		e.tallies[d.window].settled(&o.policy.specs[d.window], d)
+	}
+	if e.owes || lost {
+		e.owes = false
+		for i := range e.tallies {
+			e.owes = e.owes || len(e.tallies[i].debts(nil, i, &o.policy.specs[i], now)) > 0
+		}
+	}
+}
+
+// failed tells those who waited that the store did not answer. What was owed
+// stays owed: told twice it admits too little, forgotten too much. Refunds are
+// gone. The entry is locked.
+func (l *Limiter) failed(o *op) {
+	e := o.entry
+	e.inflight = false
+	for _, w := range append(o.waiters, e.waiters...) {
+		if !w.gone {
+			w.answer <- answer{}
+		}
+	}
+	e.waiters = nil
+}
+
+// refill asks for the next lease before the one in hand is used up.
+func (l *Limiter) refill(e *entry) {
+	now := l.now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.inflight && l.store.up.Load() {
+		l.issue(e, now)
+	}
+}

@@ -1,0 +1,151 @@
+package limiter
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// entry is what a replica remembers of one identity under one policy.
+type entry struct {
+	key    string // in Redis
+	cur    atomic.Pointer[lease]
+	denied atomic.Pointer[denial]
+	denies atomic.Int64 // tokens that were denied from memory
+
+	mu       sync.Mutex
+	policy   *Policy // as of the last caller
+	touched  int64   // mono of the last slow decision
+	tallies  []tally // what this replica admitted, per limit
+	div      int64   // how many replicas the tallies' refill was last shared by
+	birth    string  // of the key's incarnation in Redis; empty: not known
+	owes     bool    // tallies hold what the store does not know
+	inflight bool    // one call at a time
+	waiters  []*waiter
+	next     *lease // taken ahead while cur is still good
+	refunds  []refund
+}
+
+// waiter is a caller that waits for the store.
+type waiter struct {
+	cost   int64
+	answer chan answer
+	gone   bool // guarded by the entry's lock
+}
+
+// answer is what a waiter is told; where it is not known the store failed.
+type answer struct {
+	known    bool
+	decision Decision
+}
+
+// denial is a refusal that holds until the store could decide otherwise.
+type denial struct {
+	policy  *Policy // of whom; another count may admit
+	cost    int64   // and more
+	until   int64   // mono until which the store need not be asked
+	retry   int64   // mono at which it may pass
+	budgets budgets
+}
+
+// budgets are the remaining tokens of each limit and the mono instants at
+// which they grow.
+type budgets struct {
+	n    int
+	left [MaxLimits]int64
+	at   [MaxLimits]int64
+}
+
+func (b *budgets) fill(d *Decision, now, held int64) {
+	d.n = b.n
+	for i := range b.n {
+		d.limits[i] = Budget{b.left[i] + held, time.Duration(max(0, b.at[i]-now)) * time.Microsecond}
+	}
+}
+
+func (d *denial) decision(now int64) Decision {
+	out := Decision{Source: Store, RetryAfter: micros(max(1, d.retry-now))}
+	d.budgets.fill(&out, now, 0)
+	return out
+}
+
+// refund is an unspent rest of a lease.
+type refund struct {
+	birth  string
+	field  string
+	amount int64
+}
+
+// seen returns when the entry was last used, roughly: a lease's callers do
+// not take the lock.
+func (e *entry) seen() int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if ls := e.cur.Load(); ls != nil {
+		return max(e.touched, ls.granted)
+	}
+	return e.touched
+}
+
+// idle reports whether forgetting the entry changes nothing.
+func (e *entry) idle(now instant) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.inflight || len(e.waiters) > 0 || e.cur.Load() != nil || e.next != nil || len(e.refunds) > 0 {
+		return false
+	}
+	if d := e.denied.Load(); d != nil && now.mono < d.until {
+		return false
+	}
+	for i := range e.tallies {
+		e.tallies[i].expire(&e.policy.specs[i], now, e.div)
+		if e.tallies[i].live() {
+			return false
+		}
+	}
+	return true
+}
+
+// takeOwn decides by the entry's own tallies: of each limit the part that
+// share says, with the refill of a token bucket divided by div.
+func (e *entry) takeOwn(p *Policy, now instant, cost int64, source Source, share func(int64) int64, div int64) Decision {
+	d := Decision{Allowed: true, Source: source, n: len(p.specs)}
+	var wait int64
+	e.div = div
+	for i := range p.specs {
+		s, t := &p.specs[i], &e.tallies[i]
+		t.expire(s, now, div)
+		limit := share(s.limit)
+		if s.kind == 'T' {
+			t.level = min(t.level, float64(limit))
+		}
+		wait = max(wait, t.wait(s, now, limit, cost, div))
+	}
+	if wait > 0 {
+		d.Allowed = false
+		d.RetryAfter = micros(wait)
+		if wait == math.MaxInt64 {
+			// More than this replica's share: only the store can tell, once it
+			// is back.
+			d.RetryAfter = time.Second
+		}
+	} else {
+		e.charge(p, now, cost, source == Local)
+	}
+	for i := range p.specs {
+		s, t := &p.specs[i], &e.tallies[i]
+		limit := share(s.limit)
+		d.limits[i] = Budget{t.remaining(s, limit), micros(t.reset(s, now, limit, div))}
+	}
+	return d
+}
+
+// charge books tokens that were admitted.
+func (e *entry) charge(p *Policy, now instant, cost int64, owed bool) {
+	for i := range p.specs {
+		e.tallies[i].expire(&p.specs[i], now, e.div)
+		e.tallies[i].add(&p.specs[i], now, cost, owed)
+	}
+	e.owes = e.owes || owed
+}

@@ -1,0 +1,441 @@
+package limiter
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math"
+	mrand "math/rand/v2"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// Redis says how to reach the store.
+type Redis struct {
+	Addr     string // host:port
+	Username string
+	Password string
+	DB       int
+	TLS      *tls.Config // nil: clear
+	// Timeout bounds one call to the store, and so what an outage costs one
+	// request at its very beginning. 0: 25ms.
+	Timeout time.Duration
+}
+
+const (
+	workers    = 2   // pipelines in flight; more would only make them smaller
+	maxBatch   = 512 // calls per pipeline
+	tolerated  = 2   // pipelines that fail in a row before the store counts as away
+	probeEvery = 50 * time.Millisecond
+	beatEvery  = time.Second
+	silentFor  = 10 * time.Second // after which a replica is not counted any more
+)
+
+// store runs calls in pipelines that form by themselves: each worker takes
+// all that has piled up while it was busy. Around it is a circuit: it opens
+// when pipelines fail and is closed again by a heartbeat, never by a caller.
+type store struct {
+	l       *Limiter
+	options redis.Options
+	client  *redis.Client // made by run: making it dials
+	timeout time.Duration
+	acquire *redis.Script
+	beat    *redis.Script
+
+	up    atomic.Bool
+	fails atomic.Int32
+	wake  chan struct{} // somebody has queued
+	down  chan struct{} // the circuit has opened
+
+	mu     sync.Mutex
+	queue  []*op
+	closed bool // or not running yet
+	state  State
+
+	epoch string // as of the last heartbeat; only the heartbeat's goroutine
+}
+
+// silence keeps go-redis from logging by itself: an outage of three seconds
+// makes it write hundreds of lines that say what the circuit says once.
+type silence struct{}
+
+// Printf implements go-redis's logger.
+func (silence) Printf(context.Context, string, ...any) {}
+
+func newStore(o Redis, l *Limiter) (*store, error) {
+	if _, _, err := net.SplitHostPort(o.Addr); err != nil {
+		return nil, fmt.Errorf("redis address %q: %w", o.Addr, err)
+	}
+	if o.Timeout < 0 {
+		return nil, fmt.Errorf("redis timeout %v is negative", o.Timeout)
+	}
+	redis.SetLogger(silence{})
+	timeout := cmp.Or(o.Timeout, 25*time.Millisecond)
+	s := &store{
+		l:       l,
+		timeout: timeout,
+		acquire: redis.NewScript(acquireLua),
+		beat:    redis.NewScript(heartbeatLua),
+		wake:    make(chan struct{}, 1),
+		down:    make(chan struct{}, 1),
+		closed:  true,
+		state:   State{Configured: true},
+	}
+	s.options = redis.Options{
+		Addr: o.Addr, Username: o.Username, Password: o.Password, DB: o.DB, TLSConfig: o.TLS,
+		// A call that failed is not repeated: its fate is not known and its
+		// caller has been answered.
+		MaxRetries: -1, DialerRetries: 1,
+		DialTimeout: max(200*time.Millisecond, timeout), ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
+		ContextTimeoutEnabled:    true,
+		PoolSize:                 workers + 2,
+		MinIdleConns:             workers, // a new connection costs more round trips than a call may take
+		DisableIdentity:          true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+	return s, nil
+}
+
+// enqueue takes a call for the next pipeline, and reports false where nobody
+// would run it.
+func (s *store) enqueue(o *op) bool {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return false
+	}
+	s.queue = append(s.queue, o)
+	s.mu.Unlock()
+	s.signal()
+	return true
+}
+
+func (s *store) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the next pipeline's calls.
+func (s *store) take() []*op {
+	s.mu.Lock()
+	n := min(len(s.queue), maxBatch)
+	batch := s.queue[:n:n]
+	s.queue = s.queue[n:]
+	more := len(s.queue) > 0
+	if !more {
+		s.queue = nil
+	}
+	s.mu.Unlock()
+	if more {
+		s.signal()
+	}
+	return batch
+}
+
+func (s *store) pending() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.queue)
+}
+
+// run starts the workers and the heartbeat; all end with ctx.
+func (s *store) run(ctx context.Context, wg *sync.WaitGroup) {
+	s.client = redis.NewClient(&s.options)
+	s.mu.Lock()
+	s.closed = false
+	s.mu.Unlock()
+	for range workers {
+		wg.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-s.wake:
+					s.exec(s.take())
+				}
+			}
+		})
+	}
+	wg.Go(func() { s.pulse(ctx) })
+}
+
+// close ends the store after its goroutines have ended.
+func (s *store) close() error {
+	s.up.Store(false)
+	s.mu.Lock()
+	s.closed = true
+	rest := s.queue
+	s.queue = nil
+	s.mu.Unlock()
+	for _, o := range rest {
+		s.l.finish(o, reply{}, errClosed)
+	}
+	if err := s.client.Close(); err != nil {
+		return fmt.Errorf("close redis client: %w", err)
+	}
+	return nil
+}
+
+var (
+	errClosed = errors.New("the limiter is not running")
+	errDown   = errors.New("the store is away")
+)
+
+// exec runs calls in one pipeline, and those whose script Redis has forgotten
+// in a second one.
+func (s *store) exec(batch []*op) {
+	if len(batch) == 0 {
+		return
+	}
+	if !s.up.Load() {
+		for _, o := range batch {
+			s.l.finish(o, reply{}, errDown)
+		}
+		return
+	}
+	// Not the Run context: a call that is on its way at the end is still worth
+	// its answer, and it is short.
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
+	defer cancel()
+	replies := make([]reply, len(batch))
+	errs := make([]error, len(batch))
+	started := time.Now()
+	unknown := s.pipeline(ctx, batch, replies, errs, nil)
+	if len(unknown) > 0 {
+		s.pipeline(ctx, batch, replies, errs, unknown)
+	}
+	took := time.Since(started)
+	var failure error
+	for i := range batch {
+		if errs[i] == nil {
+			s.learn(replies[i].now, took)
+		} else if failure == nil && away(errs[i]) {
+			failure = errs[i]
+		}
+	}
+	s.l.calls.Add(int64(len(batch)))
+	s.l.onCall("acquire", took, failure)
+	s.report(failure, took)
+	for i, o := range batch {
+		s.l.finish(o, replies[i], errs[i])
+	}
+}
+
+// pipeline runs the calls of batch: all by the script's hash, or those that
+// only lists by its text. It returns those whose script Redis did not know;
+// they did not run.
+func (s *store) pipeline(ctx context.Context, batch []*op, replies []reply, errs []error, only []int) (unknown []int) {
+	p := s.client.Pipeline()
+	now := s.l.now()
+	cmds := make([]*redis.Cmd, len(batch))
+	add := func(i int) {
+		o := batch[i]
+		o.sent = now.mono
+		if only == nil {
+			cmds[i] = s.acquire.EvalSha(ctx, p, []string{o.entry.key}, o.args(s.l, now.wall)...)
+		} else {
+			cmds[i] = s.acquire.Eval(ctx, p, []string{o.entry.key}, o.args(s.l, now.wall)...)
+		}
+	}
+	if only == nil {
+		for i := range batch {
+			add(i)
+		}
+	} else {
+		for _, i := range only {
+			add(i)
+		}
+	}
+	_, _ = p.Exec(ctx) // each command has its own error
+	for i, cmd := range cmds {
+		if cmd == nil {
+			continue
+		}
+		raw, err := cmd.Result()
+		if only == nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+			unknown = append(unknown, i)
+			continue
+		}
+		replies[i], errs[i] = batch[i].parse(raw, err)
+	}
+	return unknown
+}
+
+// away reports whether err says that the store as a whole is of no use, rather
+// than one key.
+func away(err error) bool {
+	var re redis.Error
+	if !errors.As(err, &re) {
+		return true // the network, a timeout, a closed pool
+	}
+	for _, prefix := range []string{"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF",
+		"NOREPLICAS", "BUSY", "NOAUTH", "WRONGPASS", "NOPERM", "MOVED", "ASK", "UNKILLABLE"} {
+		if strings.HasPrefix(re.Error(), prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// learn takes note of how Redis's clock differs from ours.
+func (s *store) learn(redisNow int64, took time.Duration) {
+	s.l.offset.Store(redisNow - (time.Now().UnixMicro() - took.Microseconds()/2))
+}
+
+// report tells the circuit how a call went. It may open it, and never closes
+// it.
+func (s *store) report(err error, took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.fails.Store(0)
+		s.state.LastContact, s.state.Latency = time.Now(), took
+		return
+	}
+	s.state.LastError = err.Error()
+	if s.fails.Add(1) < tolerated || !s.up.Load() && !s.state.Since.IsZero() {
+		return
+	}
+	s.turn(false)
+	select {
+	case s.down <- struct{}{}:
+	default:
+	}
+}
+
+// turn changes the circuit. The store is locked.
+func (s *store) turn(up bool) {
+	s.up.Store(up)
+	s.fails.Store(0)
+	s.state.Up, s.state.Since = up, time.Now()
+	if up {
+		s.l.log.Info("limits are shared through redis", "replicas", len(*s.l.members.Load()))
+	} else {
+		s.l.log.Warn("redis is away, limits are not shared", "err", s.state.LastError)
+	}
+	st := s.state
+	st.Replicas = len(*s.l.members.Load())
+	s.l.onChange(st)
+}
+
+func (s *store) describe(st *State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, keys, calls := st.Replicas, st.Keys, st.Calls
+	*st = s.state
+	st.Replicas, st.Keys, st.Calls = n, keys, calls
+}
+
+// pulse sends heartbeats: one a second while the store is there, so that an
+// idle gateway notices an outage too, and twenty a second while it is not.
+func (s *store) pulse(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.down:
+		case <-timer.C:
+		}
+		wait := s.heartbeat(ctx)
+		timer.Reset(wait - wait/8 + mrand.N(wait/4)) // replicas do not knock in step
+	}
+}
+
+// heartbeat writes this replica's sign of life and reads the others'. It
+// returns how long to wait for the next one.
+func (s *store) heartbeat(ctx context.Context) time.Duration {
+	hctx, cancel := context.WithTimeout(ctx, max(s.timeout, 50*time.Millisecond))
+	defer cancel()
+	started := time.Now()
+	raw, err := s.beat.Run(hctx, s.client, []string{"rl:{replicas}:seen", "rl:{replicas}:epoch"},
+		s.l.replica, silentFor.Milliseconds(), rand.Text()).StringSlice()
+	took := time.Since(started)
+	if ctx.Err() != nil {
+		return probeEvery
+	}
+	if err == nil && len(raw) < 3 {
+		err = fmt.Errorf("heartbeat answered %v", raw)
+	}
+	s.l.onCall("heartbeat", took, err)
+	if err != nil {
+		s.report(fmt.Errorf("heartbeat: %w", err), took)
+		return probeEvery
+	}
+	if now, err := strconv.ParseInt(raw[1], 10, 64); err == nil {
+		s.learn(now, took)
+	}
+	members := raw[2:]
+	if !slices.Contains(members, s.l.replica) {
+		members = append(members, s.l.replica)
+	}
+	s.l.members.Store(&members)
+	s.report(nil, took)
+
+	lost := s.epoch != "" && s.epoch != raw[0]
+	s.epoch = raw[0]
+	if !s.up.Load() {
+		s.mu.Lock()
+		s.turn(true)
+		s.mu.Unlock()
+	}
+	if s.l.owing.Swap(false) || lost {
+		s.recover(ctx, lost)
+	}
+	return beatEvery
+}
+
+// recover tells the store what was admitted without it, and, where it has
+// lost its data, what it knew.
+func (s *store) recover(ctx context.Context, lost bool) {
+	pause := time.NewTimer(math.MaxInt64)
+	defer pause.Stop()
+	for i := range shards {
+		s.l.keys.all(i, func(e *entry) { s.l.tell(e, lost) })
+		for s.pending() > 4*maxBatch { // callers' own calls come first
+			pause.Reset(time.Millisecond)
+			select {
+			case <-ctx.Done():
+				return
+			case <-pause.C:
+			}
+		}
+		if !s.up.Load() {
+			return
+		}
+	}
+}
+
+// tell sends a call for an entry that the store has to hear of.
+func (l *Limiter) tell(e *entry, lost bool) {
+	now := l.now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.inflight {
+		return // its answer will show what is to be done
+	}
+	need := e.owes
+	if lost && e.birth != "" {
+		for i := range e.tallies {
+			need = need || e.tallies[i].live()
+		}
+		need = need || e.cur.Load() != nil
+	}
+	if need {
+		l.issue(e, now)
+	}
+}
