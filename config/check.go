@@ -211,15 +211,18 @@ func (b *builder) checkRegistration(c *Config) {
 		b.fault(Fault{Path: "registration.meta", Code: CodeRange, Message: fmt.Sprintf("registration.meta has %d pairs, and Consul takes 64", len(r.Meta))})
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.Meta)) {
-		path := join("registration.meta", k)
+		is := ""
 		switch {
 		case !metaKey.MatchString(k):
-			b.bad(path, k, CodeFormat, "is no key that Consul takes (letters, digits, - and _, at most 128)", "")
+			is = "is none that Consul takes (letters, digits, - and _, at most 128)"
 		case strings.HasPrefix(k, "consul-"):
-			b.bad(path, k, CodeFormat, "begins with consul-, which Consul keeps for itself", "")
+			is = "begins with consul-, which Consul keeps for itself"
 		case len(r.Meta[k]) > 512:
-			b.bad(path, k, CodeRange, "is longer than the 512 bytes that Consul takes", "")
+			is = "has a value longer than the 512 bytes that Consul takes"
+		default:
+			continue
 		}
+		b.fault(Fault{Path: join("registration.meta", k), Code: CodeFormat, Message: fmt.Sprintf("registration.meta: key %q %s", k, is)})
 	}
 }
 
@@ -248,9 +251,9 @@ func (b *builder) checkUpstream(c *Config, path string, u Upstream) {
 	case c.Consul.Disabled:
 		b.bad(join(path, "service"), u.Service, CodeReference, "is a Consul service, and consul is disabled", "list instances instead")
 	}
-	for _, key := range []string{"datacenter", "filter", "address"} {
-		if fixed && b.written(join(path, key)) {
-			b.warn(join(path, key), CodeNoEffect, fmt.Sprintf("%s has no effect: %s has instances of its own", join(path, key), b.label(path)), "")
+	for _, consul := range []struct{ key, value string }{{"datacenter", u.Datacenter}, {"filter", u.Filter}, {"address", u.Address}} {
+		if p := join(path, consul.key); fixed && consul.value != "" {
+			b.warn(p, CodeNoEffect, fmt.Sprintf("%s has no effect: %s has instances of its own", p, b.label(path)), "")
 		}
 	}
 	seen := map[string]bool{}

@@ -77,7 +77,8 @@ func (b *builder) checkHeaders(path string, rules HeaderRules) {
 				b.headerName(join(p, "name"), f.Name)
 			}
 			if strings.ContainsFunc(f.Value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-				b.bad(join(p, "value"), "", CodeHeader, "has line breaks or control characters", "")
+				v := join(p, "value")
+				b.fault(Fault{Path: v, Code: CodeHeader, Message: v + " has line breaks or control characters"})
 			}
 		}
 	}

@@ -140,7 +140,7 @@ func (b *builder) matchField(path string, f MatchField) {
 
 func (b *builder) hostPattern(path, host string) {
 	written := b.text(path, host)
-	if _, port, err := net.SplitHostPort(written); err == nil && port != "" {
+	if _, port, err := net.SplitHostPort(written); err == nil && port != "" && !strings.Contains(written, "/") {
 		b.warn(path, CodeNoEffect, path+b.quote(path, written)+" names a port, and ports are not matched", fmt.Sprintf("write %q", host))
 	}
 	if _, err := netip.ParseAddr(host); err == nil {
@@ -345,7 +345,7 @@ func (b *builder) checkOverlaps(c *Config) {
 	}
 	groups := map[group][]int{}
 	for i, r := range c.Routes {
-		if !b.sound(join(at("routes", i), "match")) {
+		if p := at("routes", i); b.broken[p] || !b.sound(join(p, "match")) {
 			continue
 		}
 		g := group{r.Match.Host, shape(r.Match.Path), r.Priority, len(r.Match.Headers) + len(r.Match.Query), len(r.Match.Methods) > 0}

@@ -235,7 +235,8 @@ type Breaker struct {
 // Outlier takes a failing instance out of its pool.
 type Outlier struct {
 	Disabled    bool          `yaml:"disabled"`                            // never ejects
-	Consecutive int           `yaml:"consecutive" min:"0" max:"1000"`      // failures in a row; 0: not counted
+	Consecutive int           `yaml:"consecutive" min:"0" max:"1000"`      // failures in a row, 5xx answers among them; 0: not counted
+	Refused     int           `yaml:"refused" min:"0" max:"1000"`          // refused, reset or timed out in a row; 0: not counted
 	FailureRate Percent       `yaml:"failure_rate"`                        // of requests in window; 0%: not counted
 	MinRequests int           `yaml:"min_requests" min:"1" max:"1000000"`  // in window, for the rate to count
 	Window      time.Duration `yaml:"window" min:"1s" max:"10m"`           // that the rate is taken over

@@ -14,9 +14,11 @@ import (
 // their like, so that a key that an element leaves out has its default and a
 // written 0 stays 0.
 func Default() *Config {
+	listen := DefaultListen()
+	listen.Name = listen.Addr
 	return &Config{
 		Version: 1,
-		Listen:  []Listen{DefaultListen()},
+		Listen:  []Listen{listen},
 		Admin:   Admin{Addr: "127.0.0.1:8081"},
 		Consul: Consul{
 			Addr:   "127.0.0.1:8500",
@@ -82,6 +84,7 @@ func DefaultUpstream() Upstream {
 		// requests could open for the whole upstream.
 		Outlier: Outlier{
 			Consecutive: 5,
+			Refused:     3, // the instance is gone or cut off: no reason to wait for five
 			FailureRate: 50,
 			MinRequests: 20,
 			Window:      10 * time.Second,

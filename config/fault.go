@@ -159,6 +159,19 @@ func (fs *Faults) Text(w io.Writer) error {
 	return err
 }
 
+// Write writes the faults in a format: text, json or github.
+func (fs *Faults) Write(w io.Writer, format string) error {
+	switch format {
+	case "text":
+		return fs.Text(w)
+	case "json":
+		return fs.JSON(w)
+	case "github":
+		return fs.GitHub(w)
+	}
+	return fmt.Errorf("no format %q (have: text, json, github)", format)
+}
+
 // maxAlign keeps one long path from pushing every message to the right.
 const maxAlign = 48
 

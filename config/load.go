@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 )
 
 // LoadOptions are what comes beside the file.
@@ -107,7 +108,10 @@ func (b *builder) origins() map[string]origin {
 		if p.key != nil {
 			n = p.key
 		}
-		out[path] = origin{file: p.src.name, line: n.Line}
+		// A file is mounted for a secret more often than not, and header
+		// values carry credentials.
+		hide := strings.Contains(p.outside, "${file:") || p.outside != "" && lastKey(path) == "value"
+		out[path] = origin{file: p.src.name, line: n.Line, hide: hide}
 	}
 	return out
 }

@@ -2,7 +2,6 @@ package config
 
 import (
 	"regexp"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -43,13 +42,12 @@ func (s *source) hide(n *yaml.Node) {
 
 // hideSensitive hides what stands under a key with a sensitive name anywhere,
 // whether the key means something or not, and the values of header fields with
-// such a name.
+// such a name. In a mapping below such a key, as in admin.tokens, its own keys
+// decide.
 func (s *source) hideSensitive(n *yaml.Node) {
 	for i, c := range n.Content {
-		if n.Kind == yaml.MappingNode && i%2 == 1 && isSensitive(n.Content[i-1].Value) && c.Kind != yaml.MappingNode {
-			if c.Kind == yaml.ScalarNode || c.Kind == yaml.AliasNode || !sectionList(c) {
-				s.hide(c)
-			}
+		if n.Kind == yaml.MappingNode && i%2 == 1 && isSensitive(n.Content[i-1].Value) {
+			s.hideTexts(c)
 		}
 		if c.Kind != yaml.AliasNode {
 			s.hideSensitive(c)
@@ -71,10 +69,16 @@ func (s *source) hideSensitive(n *yaml.Node) {
 	}
 }
 
-// sectionList reports whether a list holds sections, as admin.tokens does; the
-// keys inside decide for themselves.
-func sectionList(n *yaml.Node) bool {
-	return n.Kind == yaml.SequenceNode && !slices.ContainsFunc(n.Content, func(c *yaml.Node) bool { return c.Kind != yaml.MappingNode })
+// hideTexts hides a node that is a text, or the texts of a list.
+func (s *source) hideTexts(n *yaml.Node) {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			s.hideTexts(c)
+		}
+	case yaml.ScalarNode, yaml.AliasNode:
+		s.hide(n)
+	}
 }
 
 // snippet returns the line and the one before it, fit for showing.
@@ -127,6 +131,7 @@ func (s *source) maskByNode(lines []string) {
 		}
 	}
 	walk(s.root)
+	cut := map[int]int{} // line to the column behind which nothing is left
 	for i, n := range order {
 		if !s.hidden[n] || n.Line < 1 || n.Line > len(lines) {
 			continue
@@ -134,21 +139,24 @@ func (s *source) maskByNode(lines []string) {
 		if n.Kind == yaml.ScalarNode && n.Value == "" {
 			continue
 		}
-		lines[n.Line-1] = cutAt(lines[n.Line-1], n.Column-1) + mask
+		if at, ok := cut[n.Line]; !ok || n.Column < at {
+			lines[n.Line-1] = cutAt(lines[n.Line-1], n.Column-1) + mask
+			cut[n.Line] = n.Column
+		}
 		end, endCol := len(lines)+1, 0
 		if i+1 < len(order) {
 			end, endCol = order[i+1].Line, order[i+1].Column
 		}
 		for l := n.Line + 1; l < end && l <= len(lines); l++ {
 			if n.Style&(yaml.LiteralStyle|yaml.FoldedStyle|yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 || multiline(n) {
-				lines[l-1] = mask
+				lines[l-1], cut[l] = mask, 1
 			}
 		}
 		// A flow scalar may end on the line where the next node begins.
 		if end > n.Line && end <= len(lines) {
 			head := cutAt(lines[end-1], endCol-1)
 			if strings.Trim(head, " \t-?:[]{},\"'&*!") != "" {
-				lines[end-1] = mask
+				lines[end-1], cut[end] = mask, 1
 			}
 		}
 	}

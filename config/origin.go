@@ -4,8 +4,9 @@ import "fmt"
 
 // origin says where a value comes from. The zero origin is the default.
 type origin struct {
-	file string // or "env NAME", "flag"
+	file string // or "env NAME", "flag KEY"
 	line int
+	hide bool // what ${...} put there may be a secret
 }
 
 // String returns the origin as "proconsul.yaml:12", "env NAME" or "default".

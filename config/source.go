@@ -3,6 +3,7 @@ package config
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -156,7 +158,7 @@ func (s *source) parse() *Fault {
 		return nil
 	}
 	if root.Kind != yaml.MappingNode {
-		s.hide(root)
+		s.masked = []string{} // who knows what the file is
 		return fault(CodeSyntax, root.Line, "the top is "+describe(root)+", not a mapping of keys", `the first key is usually "version: 1"`)
 	}
 	s.root = root
@@ -164,6 +166,13 @@ func (s *source) parse() *Fault {
 }
 
 func (s *source) syntaxFault(err error, fault func(Code, int, string, string) *Fault) *Fault {
+	if je := (*json.SyntaxError)(nil); filepath.Ext(s.name) == ".json" && errors.As(json.Unmarshal(s.text, new(any)), &je) {
+		// The JSON parser knows the place better.
+		before := string(s.text[:min(max(int(je.Offset)-1, 0), len(s.text))])
+		f := fault(CodeSyntax, strings.Count(before, "\n")+1, "not valid JSON: "+je.Error(), "")
+		f.Col = utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:]) + 1
+		return f
+	}
 	message, line := strings.TrimPrefix(err.Error(), "yaml: "), 0
 	if m := yamlErrorLine.FindStringSubmatch(err.Error()); m != nil {
 		line, _ = strconv.Atoi(m[1])

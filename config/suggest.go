@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -53,6 +54,28 @@ func distance(a, b string, limit int) int {
 	return min(last[len(b)], limit)
 }
 
+// otherWords are keys of other gateways, and what ours are called.
+var otherWords = [...]struct {
+	ours   string
+	theirs []string
+}{
+	{"addr", []string{"address", "adress", "bind", "url", "port"}},
+	{"strip", []string{"strip_prefix", "strip_path", "stripprefix"}},
+	{"prepend", []string{"add_prefix", "prefix_path"}},
+	{"host", []string{"hosts", "hostname", "domain", "domains"}},
+	{"path", []string{"paths", "prefix", "path_prefix", "uri"}},
+	{"use", []string{"policies", "policy", "middleware", "middlewares", "plugins", "filters"}},
+	{"balance", []string{"lb", "lb_policy", "load_balancer", "load_balancing", "algorithm", "strategy"}},
+	{"service", []string{"backend", "cluster", "target", "app"}},
+	{"upstream", []string{"backend", "cluster", "target", "service", "to"}},
+	{"rate_limit", []string{"limit", "limits", "rate", "rate_limiting", "throttle"}},
+	{"instances", []string{"nodes", "servers", "endpoints", "targets", "hosts", "backends"}},
+	{"breaker", []string{"circuit_breaker", "circuitbreaker", "hystrix"}},
+	{"outlier", []string{"outlier_detection", "passive_health", "health_check"}},
+	{"attempts", []string{"retries", "num_retries", "count"}},
+	{"grace", []string{"grace_period", "drain", "timeout"}},
+}
+
 // suggestKey returns the key that an unknown one was probably meant to be: of
 // the section itself, or else of one below it, as "upstream.timeout".
 func suggestKey(unknown string, t reflect.Type) string {
@@ -62,6 +85,9 @@ func suggestKey(unknown string, t reflect.Type) string {
 		keys[i] = f.key
 	}
 	if c := closest(unknown, keys); c != "" {
+		return c
+	}
+	if c := translated(unknown, keys); c != "" {
 		return c
 	}
 	for _, f := range fields {
@@ -76,6 +102,18 @@ func suggestKey(unknown string, t reflect.Type) string {
 		}
 		if c := closest(unknown, keys); c != "" {
 			return f.key + "." + c
+		}
+		if c := translated(unknown, keys); c != "" {
+			return f.key + "." + c
+		}
+	}
+	return ""
+}
+
+func translated(unknown string, keys []string) string {
+	for _, w := range otherWords {
+		if slices.Contains(keys, w.ours) && slices.Contains(w.theirs, strings.ToLower(unknown)) {
+			return w.ours
 		}
 	}
 	return ""

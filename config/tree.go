@@ -124,7 +124,6 @@ func (b *builder) pairs(s *source, n *yaml.Node, path string) []pair {
 		case k.Tag == "!!merge":
 			merges = append(merges, v)
 		case seen[k.Value] != nil:
-			s.hide(v)
 			b.addAt(s, k, Fault{Path: join(path, k.Value), Code: CodeKeyTwice,
 				Message: fmt.Sprintf("key %q is written twice in %s, first on line %d", k.Value, b.label(path), seen[k.Value].Line)})
 		default:
@@ -350,7 +349,11 @@ func (b *builder) scalar(s *source, n *yaml.Node, f field, path string) (any, bo
 func (b *builder) reject(path, text string, err error) {
 	fe := &formatError{CodeFormat, "is not valid: " + err.Error(), ""}
 	errors.As(err, &fe)
-	b.fault(Fault{Path: path, Code: fe.code, Message: path + b.quote(path, text) + " " + fe.is, Hint: fe.hint})
+	quoted := b.quote(path, text)
+	if fe.code == CodeInterpolate {
+		quoted = "" // there is no value yet, and the message names the reference
+	}
+	b.fault(Fault{Path: path, Code: fe.code, Message: path + quoted + " " + fe.is, Hint: fe.hint})
 }
 
 // quote returns the value of a key for a message: as written, so that nothing
