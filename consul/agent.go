@@ -60,10 +60,7 @@ func (a *agent) answered() {
 
 // suspect asks for a probe now, because a watch got no answer.
 func (a *agent) suspect() {
-	select {
-	case a.poke <- struct{}{}:
-	default:
-	}
+	wake(a.poke)
 }
 
 // outage returns a channel that is closed when the agent answers again and has

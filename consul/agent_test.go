@@ -62,6 +62,7 @@ func (w *watching) first(key string) discovery.Instance {
 }
 
 func TestRealChangesAndTheirLatency(t *testing.T) {
+	t.Parallel()
 	c := parts.StartConsul(t)
 	w := watch(t, consul.Options{Addr: c.Addr}, consul.WatchOptions{}, query("web"))
 	parts.Eventually(t, 5*time.Second, "the empty service is loaded", func() bool { return w.catalog.State("web").Loaded })
@@ -116,6 +117,7 @@ func TestRealChangesAndTheirLatency(t *testing.T) {
 }
 
 func TestRealAgentRestartKillAndFreeze(t *testing.T) {
+	t.Parallel()
 	c := parts.StartConsul(t)
 	w := watch(t, consul.Options{Addr: c.Addr}, consul.WatchOptions{Wait: 3 * time.Second, ProbeInterval: time.Second}, query("web"))
 	register(t, c.Addr, "web", "web-1", 8001)

@@ -22,6 +22,14 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// wake sends to a channel of capacity one, unless a wake-up is waiting there.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
 // jitter spreads d by up to the given share to either side, so that replicas
 // and watches do not march in step.
 func jitter(d time.Duration, share float64) time.Duration {

@@ -143,12 +143,7 @@ func (f *SnapshotFile) read() ([]savedService, error) {
 }
 
 // Touch says that the catalog has changed. It does not block.
-func (f *SnapshotFile) Touch() {
-	select {
-	case f.dirty <- struct{}{}:
-	default:
-	}
-}
+func (f *SnapshotFile) Touch() { wake(f.dirty) }
 
 // Run writes the file after each Touch, at most once a second, and a last time
 // when ctx ends. A file that cannot be written is logged once, until it can.

@@ -122,10 +122,7 @@ func (w *Watcher) Sync(queries []discovery.Query) {
 			v.restart(errTurn)
 		}
 	}
-	select {
-	case w.changed <- struct{}{}:
-	default:
-	}
+	wake(w.changed)
 }
 
 // share is the wait of one blocking query, before jitter, for the number of

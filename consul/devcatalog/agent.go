@@ -173,8 +173,17 @@ func (s *Server) addService(reg *registration, checks []*checkDefinition, replac
 	if known == nil && s.catalog.size() >= s.opts.Limits.Services || old == nil && len(s.agent.services) >= s.opts.Limits.Services {
 		return full("services", s.opts.Limits.Services)
 	}
-	if len(s.agent.checks)+len(checks) > s.opts.Limits.Checks {
+	added := 0
+	for _, c := range checks {
+		if s.agent.checks[c.CheckID] == nil {
+			added++
+		}
+	}
+	if added > 0 && len(s.agent.checks)+added > s.opts.Limits.Checks {
 		return full("checks", s.opts.Limits.Checks)
+	}
+	if old != nil {
+		size -= old.row.size() // which it takes the place of
 	}
 	if err := s.roomForBytes(size); err != nil {
 		return err

@@ -596,8 +596,17 @@ func (s *Server) roomFor(n *node, svc *serviceRow, checks []*catalogCheckDefinit
 	if svc != nil && (n == nil || n.services[svc.ID] == nil) && s.catalog.size() >= s.opts.Limits.Services {
 		return full("services", s.opts.Limits.Services)
 	}
-	if s.catalog.checks+len(checks) > s.opts.Limits.Checks {
+	added := 0
+	for _, c := range checks {
+		if n == nil || n.owner[c.CheckID] == "" && n.checks[""][c.CheckID] == nil {
+			added++
+		}
+	}
+	if added > 0 && s.catalog.checks+added > s.opts.Limits.Checks {
 		return full("checks", s.opts.Limits.Checks)
+	}
+	if svc != nil && n != nil && n.services[svc.ID] != nil {
+		size -= n.services[svc.ID].size() // which it takes the place of
 	}
 	return s.roomForBytes(size)
 }

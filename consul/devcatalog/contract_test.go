@@ -441,6 +441,7 @@ func agentHealth(t *testing.T, a *api) {
 			}
 		}
 	}
+	a.ok("PUT", "/v1/agent/check/pass/service:ah-1", "") // Consul tells critical or maintenance, whichever it meets
 	a.ok("PUT", "/v1/agent/service/maintenance/ah-2?enable=true", "")
 	if r := a.get("/v1/agent/health/service/name/ah"); r.code != 503 || r.header.Get("X-Consul-Reason") != "maintenance" {
 		t.Errorf("maintenance: %d %s", r.code, r.header.Get("X-Consul-Reason"))

@@ -191,7 +191,11 @@ func (s *Server) putKey(row *keyRow, cas uint64, conditional bool) (bool, error)
 	if old == nil && len(s.kv) >= s.opts.Limits.Keys {
 		return false, full("keys", s.opts.Limits.Keys)
 	}
-	if err := s.roomForBytes(row.size()); err != nil {
+	added := row.size()
+	if old != nil {
+		added -= old.size()
+	}
+	if err := s.roomForBytes(added); err != nil {
 		return false, err
 	}
 	row.ModifyIndex = s.indexes.next()
