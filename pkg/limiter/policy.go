@@ -129,7 +129,7 @@ type Limit struct {
 }
 
 // MaxLimits is how many limits one policy may have.
-const MaxLimits = 4
+const MaxLimits = 8
 
 // Settings describe a policy.
 type Settings struct {

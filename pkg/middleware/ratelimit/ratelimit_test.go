@@ -1,0 +1,335 @@
+package ratelimit_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/limiter"
+	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
+)
+
+// own returns a limiter without a store; away returns one whose store cannot
+// be reached.
+func own(t testing.TB) *limiter.Limiter { return newLimiter(t, limiter.Options{}) }
+
+func away(t testing.TB) *limiter.Limiter {
+	return newLimiter(t, limiter.Options{Redis: &limiter.Redis{Addr: "127.0.0.1:1"}})
+}
+
+func newLimiter(t testing.TB, o limiter.Options) *limiter.Limiter {
+	t.Helper()
+	l, err := limiter.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func perMinute(count int) config.RateLimit {
+	return config.RateLimit{By: "client_ip", Limits: []config.Limit{{Count: count, Window: time.Minute}}}
+}
+
+// visitor is a client of the middleware under test.
+type visitor struct {
+	ip     string
+	header http.Header
+}
+
+// visit sends a request and returns the answer and the account of it.
+func visit(t testing.TB, mw middleware.Middleware, v visitor, h http.Handler) (*http.Response, *middleware.Exchange) {
+	t.Helper()
+	rec := httptest.NewRecorder()
+	ex := middleware.NewExchange(rec, time.Now())
+	if v.ip != "" {
+		ex.ClientIP = netip.MustParseAddr(v.ip)
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	if v.header != nil {
+		r.Header = v.header
+	}
+	mw(h).ServeHTTP(ex, r)
+	return rec.Result(), ex
+}
+
+func ok(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }
+
+func TestAnswersTellWhatIsLeft(t *testing.T) {
+	cfg := config.RateLimit{By: "client_ip", Limits: []config.Limit{{Count: 100, Window: time.Hour}, {Count: 2, Window: time.Minute}, {Count: 50, Window: 500 * time.Millisecond}}}
+	mw, err := ratelimit.New("orders", cfg, own(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct {
+		status int
+		left   string
+		word   string
+	}{{200, "1", "allowed"}, {200, "0", "allowed"}, {429, "0", "limited"}} {
+		resp, ex := visit(t, mw, visitor{ip: "192.0.2.1"}, http.HandlerFunc(ok))
+		if resp.StatusCode != want.status || ex.RateLimit != want.word {
+			t.Errorf("request %d: %d %s, want %d %s", i, resp.StatusCode, ex.RateLimit, want.status, want.word)
+		}
+		if got, want := resp.Header.Get("RateLimit-Policy"), `"1h";q=100;w=3600, "1m";q=2;w=60, "500ms";q=50`; got != want {
+			t.Errorf("request %d: RateLimit-Policy %s, want %s", i, got, want)
+		}
+		state := resp.Header.Get("RateLimit")
+		if !strings.HasPrefix(state, `"1h";r=9`) || !strings.Contains(state, `, "1m";r=`+want.left+`;t=6`) {
+			t.Errorf("request %d: RateLimit %s", i, state)
+		}
+		if resp.Header.Get("X-RateLimit-Limit") != "2" || resp.Header.Get("X-RateLimit-Remaining") != want.left || !strings.HasPrefix(resp.Header.Get("X-RateLimit-Reset"), "6") {
+			t.Errorf("request %d: aliases %v", i, resp.Header)
+		}
+		retry := resp.Header.Get("Retry-After")
+		if want.status == 200 {
+			if retry != "" {
+				t.Errorf("request %d passed and is told Retry-After %s", i, retry)
+			}
+			continue
+		}
+		reset, err := strconv.Atoi(resp.Header.Get("X-RateLimit-Reset"))
+		if n, err2 := strconv.Atoi(retry); err != nil || err2 != nil || n < reset || n > 65 {
+			t.Errorf("request %d: Retry-After %s with reset %d", i, retry, reset)
+		}
+		var body struct{ Reason string }
+		if err := json.NewDecoder(resp.Body).Decode(&body); err != nil || body.Reason != "rate_limited" {
+			t.Errorf("request %d: body %+v, %v", i, body, err)
+		}
+	}
+}
+
+func TestWhoIsCountedTogether(t *testing.T) {
+	h := func(kv ...string) http.Header {
+		out := http.Header{}
+		for i := 0; i < len(kv); i += 2 {
+			out.Add(kv[i], kv[i+1])
+		}
+		return out
+	}
+	tests := []struct {
+		name, by string
+		a, b     visitor
+		together bool
+	}{
+		{"same address", "client_ip", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.1"}, true},
+		{"two addresses", "client_ip", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, false},
+		{"mapped address", "client_ip", visitor{ip: "192.0.2.1"}, visitor{ip: "::ffff:192.0.2.1"}, true},
+		{"one /64", "client_ip", visitor{ip: "2001:db8:1:2::1"}, visitor{ip: "2001:db8:1:2:ffff::9"}, true},
+		{"two /64", "client_ip", visitor{ip: "2001:db8:1:2::1"}, visitor{ip: "2001:db8:1:3::1"}, false},
+		{"the route", "route", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, true},
+		{"one key from two addresses", "api_key", visitor{"192.0.2.1", h("X-API-Key", "k")}, visitor{"192.0.2.2", h("X-API-Key", "k")}, true},
+		{"two keys from one address", "api_key", visitor{"192.0.2.1", h("X-API-Key", "k")}, visitor{"192.0.2.1", h("X-API-Key", "l")}, false},
+		{"no key, two addresses", "api_key", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, false},
+		{"no key, one address", "api_key", visitor{ip: "192.0.2.1"}, visitor{"192.0.2.1", h("X-API-Key", "")}, true},
+		{"a key is no address", "api_key", visitor{ip: "192.0.2.1"}, visitor{"192.0.2.2", h("X-API-Key", "192.0.2.1")}, false},
+		{"one header value", "header(x-tenant)", visitor{"192.0.2.1", h("X-Tenant", "t")}, visitor{"192.0.2.2", h("X-Tenant", "t")}, true},
+		{"no header, two addresses", "header(X-Tenant)", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := perMinute(1)
+			cfg.By = tt.by
+			mw, err := ratelimit.New("orders", cfg, own(t), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp, _ := visit(t, mw, tt.a, http.HandlerFunc(ok)); resp.StatusCode != 200 {
+				t.Fatalf("the first request got %d", resp.StatusCode)
+			}
+			resp, _ := visit(t, mw, tt.b, http.HandlerFunc(ok))
+			if got := resp.StatusCode == 429; got != tt.together {
+				t.Errorf("the second request got %d, counted together: want %v", resp.StatusCode, tt.together)
+			}
+		})
+	}
+}
+
+func TestWithoutTheStore(t *testing.T) {
+	tests := []struct {
+		mode   string
+		status int
+		reason string
+		word   string
+		left   string
+	}{
+		{"", 200, "", "local", "0"},
+		{"local", 200, "", "local", "0"},
+		{"open", 200, "", "fail_open", ""},
+		{"closed", 503, "limiter_unavailable", "fail_closed", ""},
+	}
+	for _, tt := range tests {
+		t.Run("mode "+tt.mode, func(t *testing.T) {
+			var told []string
+			cfg := perMinute(1)
+			cfg.OnStoreError = tt.mode
+			mw, err := ratelimit.New("orders", cfg, away(t), func(policy, decision string) { told = append(told, policy+" "+decision) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, ex := visit(t, mw, visitor{ip: "192.0.2.1"}, http.HandlerFunc(ok))
+			if resp.StatusCode != tt.status || resp.Header.Get("X-Proconsul-Reason") != tt.reason || ex.RateLimit != tt.word ||
+				resp.Header.Get("X-RateLimit-Remaining") != tt.left || len(told) != 1 || told[0] != "orders "+tt.word {
+				t.Errorf("got %d %v, account %q, told %q", resp.StatusCode, resp.Header, ex.RateLimit, told)
+			}
+			if tt.status == 503 && resp.Header.Get("Retry-After") != "1" {
+				t.Errorf("Retry-After %q", resp.Header.Get("Retry-After"))
+			}
+		})
+	}
+	mw, err := ratelimit.New("orders", perMinute(1), away(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	visit(t, mw, visitor{ip: "192.0.2.1"}, http.HandlerFunc(ok))
+	if resp, ex := visit(t, mw, visitor{ip: "192.0.2.1"}, http.HandlerFunc(ok)); resp.StatusCode != 429 || ex.RateLimit != "limited" {
+		t.Errorf("the second local request got %d %s", resp.StatusCode, ex.RateLimit)
+	}
+}
+
+func TestAnInstancesOwnFieldsDoNotPass(t *testing.T) {
+	instance := map[string]http.HandlerFunc{
+		"writes": func(w http.ResponseWriter, r *http.Request) {
+			foreign(w)
+			ok(w, r)
+		},
+		"writes a header": func(w http.ResponseWriter, _ *http.Request) {
+			foreign(w)
+			w.WriteHeader(http.StatusNoContent)
+		},
+		"flushes": func(w http.ResponseWriter, _ *http.Request) {
+			foreign(w)
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				t.Error(err)
+			}
+		},
+		"copies": func(w http.ResponseWriter, _ *http.Request) {
+			foreign(w)
+			_, _ = io.Copy(w, strings.NewReader("ok"))
+		},
+		"writes nothing": func(w http.ResponseWriter, _ *http.Request) { foreign(w) },
+	}
+	for name, h := range instance {
+		t.Run(name, func(t *testing.T) {
+			for _, mode := range []string{"local", "open"} {
+				cfg := perMinute(10)
+				cfg.OnStoreError = mode
+				mw, err := ratelimit.New("orders", cfg, away(t), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, _ := visit(t, mw, visitor{ip: "192.0.2.1"}, h)
+				want := map[string][]string{"local": {"9"}, "open": nil}[mode]
+				if got := resp.Header.Values("X-RateLimit-Remaining"); strings.Join(got, ",") != strings.Join(want, ",") {
+					t.Errorf("%s: X-RateLimit-Remaining %q, want %q", mode, got, want)
+				}
+				if got := resp.Header.Get("RateLimit"); strings.Contains(got, "777") {
+					t.Errorf("%s: RateLimit %q is the instance's", mode, got)
+				}
+			}
+		})
+	}
+}
+
+func foreign(w http.ResponseWriter) {
+	w.Header().Add("RateLimit", `"x";r=777`)
+	w.Header().Add("X-RateLimit-Remaining", "777")
+}
+
+func TestHiddenHeaders(t *testing.T) {
+	cfg := perMinute(1)
+	cfg.HideHeaders = true
+	mw, err := ratelimit.New("orders", cfg, own(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, status := range []int{200, 429} {
+		resp, _ := visit(t, mw, visitor{ip: "192.0.2.1"}, http.HandlerFunc(ok))
+		if resp.StatusCode != status {
+			t.Fatalf("got %d, want %d", resp.StatusCode, status)
+		}
+		for name := range resp.Header {
+			if strings.Contains(strings.ToLower(name), "ratelimit") {
+				t.Errorf("%d carries %s", status, name)
+			}
+		}
+		if status == 429 && resp.Header.Get("Retry-After") == "" {
+			t.Error("a 429 has to say when to come back")
+		}
+	}
+}
+
+func TestReplicasAndReloadsShareCounts(t *testing.T) {
+	lim := own(t)
+	for i, c := range []struct{ count, status int }{{2, 200}, {2, 200}, {2, 429}, {3, 200}, {3, 429}} {
+		mw, err := ratelimit.New("orders", perMinute(c.count), lim, nil) // as a reload does
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp, _ := visit(t, mw, visitor{ip: "192.0.2.1"}, http.HandlerFunc(ok)); resp.StatusCode != c.status {
+			t.Errorf("request %d with a limit of %d: %d, want %d", i, c.count, resp.StatusCode, c.status)
+		}
+	}
+	mw, err := ratelimit.New("users", perMinute(2), lim, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, _ := visit(t, mw, visitor{ip: "192.0.2.1"}, http.HandlerFunc(ok)); resp.StatusCode != 200 {
+		t.Errorf("another route shares the count: %d", resp.StatusCode)
+	}
+}
+
+func TestWithoutAnExchange(t *testing.T) {
+	mw, err := ratelimit.New("orders", perMinute(1), own(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{200, 429} {
+		rec := httptest.NewRecorder()
+		mw(http.HandlerFunc(ok)).ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
+		if rec.Code != want {
+			t.Errorf("got %d, want %d", rec.Code, want)
+		}
+	}
+}
+
+func TestBadSettings(t *testing.T) {
+	good := perMinute(1)
+	for name, change := range map[string]func(*config.RateLimit){
+		"unknown identity": func(c *config.RateLimit) { c.By = "cookie" },
+		"empty header":     func(c *config.RateLimit) { c.By = "header()" },
+		"unknown mode":     func(c *config.RateLimit) { c.OnStoreError = "maybe" },
+		"no limits":        func(c *config.RateLimit) { c.Limits = nil },
+		"a count of zero":  func(c *config.RateLimit) { c.Limits = []config.Limit{{Window: time.Second}} },
+	} {
+		cfg := good
+		change(&cfg)
+		if _, err := ratelimit.New("orders", cfg, own(t), nil); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := ratelimit.New("orders", good, nil, nil); err == nil {
+		t.Error("no limiter: no error")
+	}
+}
+
+func BenchmarkAllowed(b *testing.B) {
+	mw, err := ratelimit.New("orders", perMinute(1e9), own(b), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := mw(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	ex := middleware.NewExchange(httptest.NewRecorder(), time.Now())
+	ex.ClientIP = netip.MustParseAddr("192.0.2.1")
+	r := httptest.NewRequest("GET", "/", nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		h.ServeHTTP(ex, r)
+	}
+}
