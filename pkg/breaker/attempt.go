@@ -1,0 +1,248 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/afex/hystrix-go/hystrix"
+)
+
+// admissions bounds how often one attempt asks a circuit that turns out to
+// have been open for no good reason.
+const admissions = 3
+
+var (
+	errFault    = errors.New("the attempt counts as a failure") // for hystrix; callers get the answer or the error
+	errNoAnswer = errors.New("transport returned neither an answer nor an error")
+)
+
+// RoundTrip makes one attempt with next, guarded by the breaker, and ends when
+// the response header is there; the body is the caller's to read and close, and
+// no timer of the breaker runs any more. Answers are returned whatever their
+// status, also those that count as failures.
+//
+// try is how long the instance may take for the header; 0 is no bound. Time in
+// which the transport waits for the client's part of the request body does not
+// count, and the full time begins again after each part: it is the instance
+// that is timed.
+//
+// Errors match ErrOpen (nothing was sent, the request's body was not touched),
+// ErrTimeout, or are those of next. A panic in next is raised again in the
+// caller's goroutine. The request's context must end with the request, as a
+// server's does: it is what frees the attempt's own.
+func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.Duration) (*http.Response, error) {
+	defer b.announce()
+	if err := req.Context().Err(); err != nil {
+		b.count(canceled) // and the probe is left to a request that lives
+		return nil, ended(req.Context(), err)
+	}
+	config := b.config.Load()
+	engine := config.engine
+	if f := b.forced.Load(); f != nil {
+		if f.state == Open {
+			b.count(shortCircuited)
+			return nil, ErrOpen
+		}
+		engine = bypass{}
+	}
+	if b.enter() {
+		defer b.leave()
+	} else {
+		engine = bypass{}
+	}
+	a := &attempt{b: b, config: config, next: next, req: req}
+	a.timer.try = try
+	for n := 1; !engine.do(config.circuit, a); n++ {
+		if n == admissions || !b.undo(config.circuit) {
+			b.count(shortCircuited)
+			return nil, ErrOpen
+		}
+	}
+	if a.abandon() {
+		b.window.add(time.Now(), true)
+		b.count(timeout)
+		return nil, &timeoutError{}
+	}
+	b.count(a.outcome)
+	if a.panicked != nil {
+		if a.panicked != http.ErrAbortHandler {
+			b.log.Error("panic in the transport", "upstream", b.name, "panic", fmt.Sprint(a.panicked), "stack", string(a.stack))
+		}
+		panic(a.panicked)
+	}
+	return a.resp, a.err
+}
+
+// attempt is one round trip and what became of it. The command engine runs it
+// in a goroutine of hystrix's; phase hands it back to the caller's.
+type attempt struct {
+	b      *Breaker
+	config *compiled
+	next   http.RoundTripper
+	req    *http.Request
+	timer  tryTimer
+
+	unguarded    bool // no circuit is to hear of it
+	uploadFailed atomic.Bool
+
+	phase  atomic.Uint32
+	cancel context.CancelCauseFunc // set before phase is running
+
+	// Set before phase is done, and read after.
+	outcome  outcome
+	resp     *http.Response
+	err      error
+	panicked any
+	stack    []byte
+}
+
+// Phases of an attempt.
+const (
+	idle      = iota
+	running   // run has begun
+	done      // run has ended, the result is the caller's
+	abandoned // the caller has gone, the result is run's to throw away
+)
+
+// abandon ends the attempt for the caller if run has not ended: hystrix's own
+// timeout has struck, because the transport does not heed its context.
+func (a *attempt) abandon() bool {
+	if a.phase.CompareAndSwap(idle, abandoned) {
+		return true
+	}
+	if a.phase.CompareAndSwap(running, abandoned) {
+		a.cancel(ErrTimeout)
+		return true
+	}
+	return false
+}
+
+// run is what a hystrix command runs. It returns the event that hystrix is to
+// count: nil for success, hystrix.ErrTimeout, a bare context.Canceled for none,
+// anything else for failure. It must not panic, since nobody would recover in
+// that goroutine.
+func (a *attempt) run(context.Context) (event error) {
+	ctx, cancel := context.WithCancelCause(a.req.Context())
+	a.cancel = cancel
+	if !a.phase.CompareAndSwap(idle, running) {
+		cancel(nil)
+		return context.Canceled
+	}
+	epoch, state := a.b.current()
+	defer func() {
+		if p := recover(); p != nil {
+			a.timer.stop()
+			cancel(nil)
+			a.panicked, a.stack, a.outcome = p, debug.Stack(), canceled
+			event = a.finish(epoch, state)
+		}
+	}()
+	if state == HalfOpen {
+		a.b.announce() // now, since the probe may take its time
+	}
+	req := a.req.WithContext(ctx)
+	a.track(req)
+	a.timer.start(cancel)
+	resp, err := a.next.RoundTrip(req)
+	fired, waiting := a.timer.stop()
+	a.judge(resp, err, fired, waiting)
+	if a.err != nil {
+		cancel(a.err)
+	}
+	return a.finish(epoch, state)
+}
+
+// judge turns the round trip's result into an outcome, and into what the
+// caller gets.
+func (a *attempt) judge(resp *http.Response, err error, fired, waiting bool) {
+	parent := a.req.Context()
+	gone := parent.Err()
+	switch {
+	case fired:
+		// Also where the header has just come: its body is canceled already.
+		discard(resp)
+		a.outcome, a.err = timeout, &timeoutError{try: a.timer.try, err: err}
+	case err == nil && resp == nil:
+		a.outcome, a.err = failure, errNoAnswer
+	case err == nil:
+		a.resp = resp
+		if a.config.fault(a.req, resp) {
+			a.outcome = failure
+		}
+	case gone != nil:
+		// Canceled is the client leaving. A deadline is a timer like ours,
+		// but not the instance's fault while it waits for the client.
+		a.outcome, a.err = canceled, err
+		if late(parent, gone) {
+			a.err = &timeoutError{err: err}
+			if !waiting {
+				a.outcome = timeout
+			}
+		}
+	case a.uploadFailed.Load(), errors.Is(err, context.Canceled), unsendable(err):
+		a.outcome, a.err = canceled, err
+	case timedOut(err):
+		a.outcome, a.err = timeout, err
+	default:
+		a.outcome, a.err = failure, err
+	}
+}
+
+// finish hands the result to the caller and returns the event for hystrix.
+// epoch and state are the circuit's when the run began.
+func (a *attempt) finish(epoch uint64, state State) error {
+	b, outcome := a.b, a.outcome // the caller's after the swap
+	if !a.phase.CompareAndSwap(running, done) {
+		discard(a.resp)
+		if a.panicked != nil {
+			b.log.Error("panic in an abandoned attempt", "upstream", b.name, "panic", fmt.Sprint(a.panicked), "stack", string(a.stack))
+		}
+		return hystrix.ErrTimeout // counted when it struck
+	}
+	if a.unguarded {
+		return context.Canceled
+	}
+	return b.evidence(a.config.circuit, outcome, epoch, state)
+}
+
+// evidence says what an outcome means for the circuit, tells the window and
+// returns the event for hystrix. An attempt is evidence only for the period
+// that it began in. hystrix closes an open circuit at any success, also of a
+// request that began before it opened; and where the service has recovered, the
+// timeouts of such requests would open it once more.
+func (b *Breaker) evidence(c *circuit, o outcome, epoch uint64, began State) error {
+	if began == Open || b.stale(epoch) {
+		return context.Canceled
+	}
+	probe := began == HalfOpen
+	if o == success {
+		if probe {
+			// Told here, where a command would only tell it after the caller
+			// has its answer, whose next request would still be refused.
+			now := time.Now()
+			b.tell(c, eventSuccess, now, 0)
+			b.window.add(now, false)
+			return context.Canceled
+		}
+		b.window.add(time.Now(), false)
+		return nil
+	}
+	if o != canceled {
+		b.window.add(time.Now(), true)
+	}
+	if probe {
+		b.probeFailed(epoch)
+	}
+	switch o {
+	case timeout:
+		return hystrix.ErrTimeout
+	case failure:
+		return errFault
+	}
+	return context.Canceled
+}

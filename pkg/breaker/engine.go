@@ -1,0 +1,86 @@
+package breaker
+
+import (
+	"context"
+	"time"
+
+	"github.com/afex/hystrix-go/hystrix"
+)
+
+// engine asks a circuit whether an attempt may be made, makes it and tells the
+// circuit how it went. It reports false where the circuit refused; the attempt
+// was not begun then and may be given to an engine again.
+type engine interface {
+	do(c *circuit, a *attempt) bool
+}
+
+// events as hystrix names them. It keeps the slices but never writes to them.
+var (
+	eventSuccess = []string{"success"}
+	eventFailure = []string{"failure"}
+	eventTimeout = []string{"timeout"}
+)
+
+// command is the literal hystrix command.
+type command struct{}
+
+func (command) do(c *circuit, a *attempt) bool {
+	// hystrix's own limit is not in use: it counts a refusal as an error of
+	// the service, gives tickets back late and cannot be resized. What would
+	// need the second half of the tickets does without one.
+	if running := c.running.Add(1); running > c.tickets/2 {
+		c.running.Add(-1)
+		return direct{}.do(c, a)
+	}
+	// Not the request's context: hystrix would return at its end while run
+	// goes on. Canceling the request ends the round trip, and that the run.
+	err := hystrix.DoC(context.Background(), c.name, a.run, nil)
+	c.running.Add(-1)
+	switch err {
+	case hystrix.ErrCircuitOpen:
+		return false
+	case hystrix.ErrMaxConcurrency:
+		// All tickets are out although less than half are in use: the
+		// goroutines that return them have not run for a while.
+		return direct{}.do(c, a)
+	}
+	return true
+}
+
+// direct asks and tells the same circuit from the caller's goroutine.
+type direct struct{}
+
+func (direct) do(c *circuit, a *attempt) bool {
+	if !c.breaker.AllowRequest() {
+		// No event: the circuit is open, so the number would be forgotten at
+		// its closing, or, still queued then, be the first error after it.
+		return false
+	}
+	start := time.Now()
+	switch a.run(context.Background()) {
+	case nil:
+		a.b.tell(c, eventSuccess, start, time.Since(start))
+	case hystrix.ErrTimeout:
+		a.b.tell(c, eventTimeout, start, time.Since(start))
+	case context.Canceled:
+	default:
+		a.b.tell(c, eventFailure, start, time.Since(start))
+	}
+	return true
+}
+
+// bypass makes the attempt without a circuit.
+type bypass struct{}
+
+func (bypass) do(_ *circuit, a *attempt) bool {
+	a.unguarded = true
+	a.run(context.Background()) // its verdict is for circuits
+	return true
+}
+
+// tell reports one event to hystrix and counts it where hystrix loses it.
+func (b *Breaker) tell(c *circuit, event []string, start time.Time, d time.Duration) {
+	if c.breaker.ReportEvent(event, start, d) != nil {
+		b.count(dropped)
+	}
+}
