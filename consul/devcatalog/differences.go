@@ -16,6 +16,9 @@ package devcatalog
 //   - Indexes are per service, node and key and count from Options.StartIndex;
 //     Consul sometimes answers with the index of a whole table, and therefore
 //     wakes more often (a missing service, a missing key).
+//   - An instance that takes another name wakes the watchers of both. Consul
+//     does not raise the old name's index, so a query that begins after it
+//     blocks for its whole wait.
 //   - A client that leaves frees its blocking query at once, always.
 //   - agent/members and agent/self name only the server's own facts; the list
 //     of the WAN is null.

@@ -48,8 +48,14 @@ func (s *Server) Audit() error {
 	for _, row := range s.kv {
 		bytes += row.size()
 	}
+	waiters := 0
+	for _, w := range s.indexes.waiters {
+		waiters += len(w)
+	}
 	l := s.opts.Limits
 	switch {
+	case waiters != s.blocked:
+		return fmt.Errorf("%d waiters of %d queries", waiters, s.blocked)
 	case checks != s.catalog.checks:
 		return fmt.Errorf("%d checks, counted %d", checks, s.catalog.checks)
 	case bytes != s.bytes:
