@@ -37,6 +37,10 @@ type Exchange struct {
 	Host      string     // canonical: lower case, no port, no trailing dot
 	Path      string     // normalised, still escaped: what matching saw
 
+	// Sanitized says that the fields by which a client could claim to be
+	// somebody else, or have others stripped, were dealt with at the front.
+	Sanitized bool
+
 	Route    string // empty: none matched
 	Upstream string
 	Instance string // the last one tried
@@ -110,7 +114,16 @@ func (e *Exchange) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// Unwrap lets http.ResponseController reach Flush, Hijack and deadlines.
+// FlushError implements what http.ResponseController looks for, so that a
+// flush before any byte of the body counts as the header it sends.
+func (e *Exchange) FlushError() error {
+	if e.Status == 0 {
+		e.Status = http.StatusOK
+	}
+	return http.NewResponseController(e.w).Flush()
+}
+
+// Unwrap lets http.ResponseController reach Hijack and deadlines.
 func (e *Exchange) Unwrap() http.ResponseWriter { return e.w }
 
 // RecordProblem implements problem.Recorder.

@@ -1,0 +1,130 @@
+package middleware
+
+import (
+	"net/http"
+	"net/textproto"
+	"strings"
+)
+
+// hopByHop are the fields that concern one connection and are never passed on
+// (RFC 9110 section 7.6.1, and those that older software sends). Te and
+// Upgrade are handled by the functions below.
+var hopByHop = [...]string{
+	"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+	"Transfer-Encoding", "Trailer",
+}
+
+// HopByHop reports whether the field of that canonical name concerns one
+// connection only, so that it must not be passed on, set or trusted.
+func HopByHop(name string) bool {
+	for _, h := range hopByHop {
+		if h == name {
+			return true
+		}
+	}
+	return name == "Te" || name == "Upgrade" || name == "Http2-Settings"
+}
+
+// StripRequest removes from h what concerns only the connection it came on,
+// including the fields that Connection names. It returns the protocol that
+// the client asks to switch to, or nothing; in that case "Connection: Upgrade"
+// and Upgrade stay. "Te: trailers" stays, as gRPC needs it.
+//
+// It stands in front of everything that sets request fields, so that a client
+// cannot have Connection strip a field that the gateway sets; a second call
+// changes nothing.
+func StripRequest(h http.Header) (upgrade string) {
+	if connection, ok := h["Connection"]; ok {
+		if hasToken(connection, "upgrade") {
+			upgrade = printable(h.Get("Upgrade"))
+		}
+		removeNamed(h, connection)
+	}
+	trailers := hasToken(h["Te"], "trailers")
+	removeHopByHop(h)
+	if trailers {
+		h["Te"] = []string{"trailers"}
+	}
+	if upgrade != "" {
+		h["Connection"] = []string{"Upgrade"}
+		h["Upgrade"] = []string{upgrade}
+	}
+	return upgrade
+}
+
+// StripResponse removes from h what concerns only the connection it came on,
+// including the fields that Connection names.
+func StripResponse(h http.Header) {
+	if connection, ok := h["Connection"]; ok {
+		removeNamed(h, connection)
+	}
+	removeHopByHop(h)
+}
+
+func removeHopByHop(h http.Header) {
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+	delete(h, "Te")
+	delete(h, "Upgrade")
+	delete(h, "Http2-Settings")
+}
+
+func removeNamed(h http.Header, connection []string) {
+	for _, line := range connection {
+		for name := range strings.SplitSeq(line, ",") {
+			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
+			switch name {
+			case "", "Te", "Upgrade": // decided by StripRequest, which still reads them
+			default:
+				if !gatewayOwned(name) {
+					delete(h, name)
+				}
+			}
+		}
+	}
+}
+
+// gatewayOwned reports whether a field is the gateway's to set, so that no
+// Connection field may take it away even where it was set before the strip.
+func gatewayOwned(name string) bool {
+	switch name {
+	case "Forwarded", "Via", "X-Request-Id", "Host":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-")
+}
+
+// Claim reports whether the field of that canonical name says who is asking
+// and how, which only trusted proxies may.
+func Claim(name string) bool {
+	switch name {
+	case "Forwarded", "X-Real-Ip", "True-Client-Ip":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-")
+}
+
+// hasToken reports whether a comma-separated field holds the token, whatever
+// its case and parameters.
+func hasToken(lines []string, token string) bool {
+	for _, line := range lines {
+		for part := range strings.SplitSeq(line, ",") {
+			part, _, _ = strings.Cut(part, ";")
+			if strings.EqualFold(textproto.TrimString(part), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// printable returns s, or nothing where it holds anything but printable ASCII.
+func printable(s string) string {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return ""
+		}
+	}
+	return s
+}
