@@ -1,0 +1,388 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/problem"
+)
+
+// How long the beginning of an answer is held back. An answer that is complete
+// by then costs one write, and an instance that dies before then costs the
+// client nothing; what takes longer is let out at once and streams.
+const (
+	holdKnown   = 50 * time.Millisecond // a declared length that fits the buffer
+	holdUnknown = 2 * time.Millisecond  // everything else
+)
+
+// relay moves one answer's body to the client through a buffer that is used
+// again. While the beginning is held back a timer may let it out, in a
+// goroutine of its own: mu and state decide which of the two writes.
+type relay struct {
+	buf   [32 << 10]byte
+	timer *time.Timer // runs fire; made once per relay
+
+	mu    sync.Mutex
+	state relayState
+	f     *flight
+	resp  *http.Response
+	n     int   // bytes held back in buf
+	err   error // of the write to the client
+	ran   bool  // fire has come and gone
+
+	trailer []string // names that were announced
+	panic   any      // of fire, raised again where the server can see it
+}
+
+type relayState uint8
+
+const (
+	relayIdle    relayState = iota // nobody's: fire does nothing
+	relayHolding                   // the header is not written
+	relayOpen                      // it is
+)
+
+func newRelay() any {
+	c := &relay{}
+	c.timer = time.AfterFunc(time.Hour, c.fire)
+	c.timer.Stop()
+	return c
+}
+
+// deliver passes an answer on to the client and settles the attempt. It
+// returns an error only while the client has seen nothing of the answer; where
+// it has seen a part that cannot be completed it panics with
+// http.ErrAbortHandler.
+func (f *flight) deliver(resp *http.Response) error {
+	if f.upgrade != "" && resp.StatusCode == http.StatusSwitchingProtocols {
+		return f.switchProtocols(resp)
+	}
+	if slices.Contains(f.s.statuses, resp.StatusCode) {
+		retry, noBudget := f.mayRetry(f.replayable)
+		if retry {
+			_ = resp.Body.Close() // the answer is not used
+			f.report(resp.StatusCode, failStatus, "", true, false)
+			f.settle(balancer.ServerError)
+			return &brokenError{err: errors.New(resp.Status), retried: true}
+		}
+		f.report(resp.StatusCode, "", "", false, noBudget)
+	} else {
+		f.report(resp.StatusCode, "", "", false, false)
+	}
+	if f.x != nil && f.x.FirstByte == 0 {
+		f.x.FirstByte = max(time.Since(f.x.Start), 1)
+	}
+	err := f.relay(resp)
+	result := balancer.Success
+	if resp.StatusCode >= 500 {
+		result = balancer.ServerError
+	}
+	var client *clientError
+	var broken *brokenError
+	switch {
+	case err == nil:
+		f.settle(result)
+		return nil
+	case errors.As(err, &client) || f.r.Context().Err() != nil:
+		if result == balancer.Success {
+			result = balancer.Canceled
+		}
+		f.settle(result)
+		f.abort(problem.New(problem.ClientCanceled, "", err))
+	case errors.As(err, &broken):
+		retry, _ := f.mayRetry(f.s.reset && f.replayable)
+		f.settle(balancer.Reset)
+		broken.retried = retry
+		if retry {
+			return broken
+		}
+		f.answer(f.classify(err))
+		return nil
+	default:
+		f.settle(balancer.Reset)
+		f.abort(problem.New(problem.UpstreamReset, "", err))
+	}
+	return nil
+}
+
+// abort ends a request whose answer has begun and cannot be finished.
+func (f *flight) abort(p *problem.Error) {
+	if f.x != nil {
+		f.x.RecordProblem(p)
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// relay writes the answer to the client. Its error is a *brokenError where
+// nothing was written, a *clientError where the client cannot be written to,
+// or the instance's.
+func (f *flight) relay(resp *http.Response) error {
+	defer resp.Body.Close()
+	if f.r.Method == http.MethodHead || resp.ContentLength == 0 && len(resp.Trailer) == 0 ||
+		resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
+		f.writeHeader(resp, -1, nil)
+		return nil
+	}
+	c := f.up.relays.Get().(*relay)
+	c.f, c.resp, c.n, c.err, c.panic, c.ran, c.state = f, resp, 0, nil, nil, false, relayHolding
+	c.trailer = trailerNames(resp.Trailer, resp.Header)
+	defer c.close()
+	if !eventStream(resp.Header) {
+		return c.run()
+	}
+	var ended atomic.Bool
+	st := &stream{instance: f.instance, goAway: func() {
+		ended.Store(true)
+		_ = resp.Body.Close() // ends the read that is under way
+	}}
+	f.up.streams.add(st)
+	defer f.up.streams.remove(st)
+	err := c.run()
+	if err != nil && ended.Load() {
+		return nil // the events have ended as far as the client is concerned, and it will come back for more
+	}
+	return err
+}
+
+func eventStream(h http.Header) bool {
+	return strings.HasPrefix(h.Get("Content-Type"), "text/event-stream")
+}
+
+func (c *relay) run() error {
+	wait := holdUnknown
+	if n := c.resp.ContentLength; n > 0 && n <= int64(len(c.buf)) {
+		wait = holdKnown
+	}
+	c.timer.Reset(wait) // from here on fire may use everything but Body and Trailer of resp
+	done, err := c.hold()
+	if done || err != nil {
+		return err
+	}
+	return c.stream()
+}
+
+// close ends the relay's use. It goes back to its pool unless its timer may
+// still be about to run.
+func (c *relay) close() {
+	stopped := c.timer.Stop()
+	c.mu.Lock()
+	pool := &c.f.up.relays
+	c.state, c.f, c.resp = relayIdle, nil, nil
+	stopped = stopped || c.ran
+	c.mu.Unlock()
+	if stopped {
+		pool.Put(c)
+	}
+}
+
+// hold reads the beginning of the answer and lets it out when it is complete,
+// fills the buffer or has been held for long enough. It reports whether it was
+// all there is.
+func (c *relay) hold() (done bool, err error) {
+	read := 0
+	for {
+		n, err := c.resp.Body.Read(c.buf[read:])
+		read += n
+		c.mu.Lock()
+		if c.panic != nil {
+			c.mu.Unlock()
+			panic(c.panic)
+		}
+		if c.state == relayOpen { // the timer was faster
+			if c.err == nil && n > 0 {
+				c.err = c.write(c.buf[read-n:read], err == nil)
+			}
+			werr := c.err
+			c.mu.Unlock()
+			switch {
+			case werr != nil:
+				return false, werr
+			case err == io.EOF:
+				c.trailers()
+				return true, nil
+			}
+			return false, err
+		}
+		c.n = read
+		switch {
+		case err == io.EOF:
+			c.state = relayOpen
+			c.mu.Unlock()
+			return true, c.complete()
+		case err != nil:
+			c.state = relayIdle
+			c.mu.Unlock()
+			return false, &brokenError{err: err}
+		case read == len(c.buf):
+			err := c.release()
+			c.mu.Unlock()
+			return false, err
+		}
+		c.mu.Unlock()
+	}
+}
+
+// fire lets out what has been held back for long enough.
+func (c *relay) fire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer func() {
+		c.ran = true
+		if v := recover(); v != nil { // a middleware's; here it would end the process
+			c.panic = v
+		}
+	}()
+	if c.state == relayHolding {
+		c.err = c.release()
+	}
+}
+
+// release writes the header and what is held back. mu is held.
+func (c *relay) release() error {
+	c.state = relayOpen
+	c.f.writeHeader(c.resp, c.resp.ContentLength, c.trailer)
+	return c.write(c.buf[:c.n], c.n == 0 || c.resp.ContentLength != int64(c.n))
+}
+
+// complete writes an answer that is all in the buffer. Its length is known
+// now, which spares the client the chunks.
+func (c *relay) complete() error {
+	if len(c.resp.Trailer) > 0 {
+		c.trailer = trailerNames(c.resp.Trailer, c.resp.Header)
+		if err := c.release(); err != nil {
+			return err
+		}
+		c.trailers()
+		return nil
+	}
+	c.f.writeHeader(c.resp, int64(c.n), nil)
+	if c.n == 0 {
+		return nil
+	}
+	return c.write(c.buf[:c.n], false)
+}
+
+// stream moves the rest of the body. What does not fill the buffer is flushed,
+// since the instance has paused and the client should have what there is.
+func (c *relay) stream() error {
+	for {
+		n, err := c.resp.Body.Read(c.buf[:])
+		if n > 0 {
+			if werr := c.write(c.buf[:n], err == nil && (n < len(c.buf) || c.resp.ContentLength < 0)); werr != nil {
+				return werr
+			}
+		}
+		if err == io.EOF {
+			c.trailers()
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *relay) write(p []byte, flush bool) error {
+	w := c.f.w
+	if len(p) > 0 {
+		if _, err := w.Write(p); err != nil {
+			return &clientError{err}
+		}
+	}
+	if flush {
+		if err := http.NewResponseController(w).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return &clientError{err}
+		}
+	}
+	return nil
+}
+
+// trailers passes on the trailers that came with the body's end, announced or
+// not.
+func (c *relay) trailers() {
+	if len(c.resp.Trailer) == 0 {
+		return
+	}
+	h := c.f.w.Header()
+	for name, values := range c.resp.Trailer {
+		if trailerAllowed(name) {
+			h[http.TrailerPrefix+name] = values
+		}
+	}
+	// Without a flush a short answer would get a Content-Length, and with it
+	// no place for trailers.
+	_ = c.write(nil, true)
+}
+
+// copyHeader adds the answer's fields to those that the gateway has set.
+func (f *flight) copyHeader(resp *http.Response) {
+	h := f.w.Header()
+	middleware.StripResponse(resp.Header)
+	for name, values := range resp.Header {
+		have, ok := h[name]
+		switch {
+		case !ok:
+			h[name] = values
+		case listed(name):
+			h[name] = append(slices.Clip(have), values...)
+		}
+		// What the gateway has set itself stays: its request id, its limits.
+	}
+	h["Via"] = append(slices.Clip(h["Via"]), f.h.viaFor(resp.ProtoMajor, resp.ProtoMinor)...)
+}
+
+// writeHeader passes the answer's header on. length is the body's, or negative
+// where it is not known or there is no body to come; trailer are the names of
+// the trailers that are announced.
+func (f *flight) writeHeader(resp *http.Response, length int64, trailer []string) {
+	f.copyHeader(resp)
+	h := f.w.Header()
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // net/http would guess one
+	}
+	switch {
+	case len(trailer) > 0:
+		delete(h, "Content-Length") // only chunks have room for trailers
+		h["Trailer"] = trailer
+	case length >= 0:
+		if _, ok := h["Content-Length"]; !ok {
+			h["Content-Length"] = []string{strconv.FormatInt(length, 10)}
+		}
+	}
+	f.w.WriteHeader(resp.StatusCode)
+}
+
+// trailerNames returns the names to announce. One that the header has as well
+// is not: net/http would send the header's value again as a trailer.
+func trailerNames(trailer, header http.Header) []string {
+	if len(trailer) == 0 {
+		return nil
+	}
+	names := make([]string, 0, len(trailer))
+	for name := range trailer {
+		if _, twice := header[name]; !twice && trailerAllowed(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// listed reports whether a field's lines add up rather than replace each
+// other.
+func listed(name string) bool {
+	switch name {
+	case "Vary", "Set-Cookie", "Link", "Via", "Server-Timing", "Warning", "Cache-Status", "Proxy-Status":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,382 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/problem"
+)
+
+// flight is one request on its way. Only the goroutine that serves the request
+// uses it, but for the two places that say otherwise. It is not pooled: a
+// transport may hold parts of it for a while after the request has ended.
+type flight struct {
+	h     *handler
+	up    *Upstream
+	s     *settings
+	w     http.ResponseWriter
+	r     *http.Request
+	x     *middleware.Exchange // nil: no account is kept
+	start time.Time
+	total time.Duration // 0: no bound
+
+	// What every attempt sends.
+	header  http.Header
+	target  url.URL // without Host
+	upgrade string  // protocol to switch to; empty: none
+	body    *replay // nil: no body
+
+	replayable bool // may be handled twice
+
+	// The attempt under way.
+	pick     balancer.Pick
+	picked   bool
+	instance string
+	number   int
+	began    time.Time
+	latency  time.Duration
+
+	tried [4]*balancer.Member // backing array of the list
+	list  []*balancer.Member
+
+	traced  bool // trace has hooks
+	trace   httptrace.ClientTrace
+	interim interim
+
+	peer [3][1]string // backing arrays of header values
+}
+
+// prepare makes what every attempt sends.
+func (f *flight) prepare() {
+	f.total = f.s.Total
+	if f.h.o.Timeout > 0 {
+		f.total = f.h.o.Timeout
+	}
+	f.up.budget.request(f.start)
+	f.rewrite()
+	f.replayable = slices.Contains(f.s.Retry.Methods, f.r.Method) || f.r.Header.Get("Idempotency-Key") != ""
+	if f.upgrade == "" && f.r.Body != nil && f.r.Body != http.NoBody && f.r.ContentLength != 0 {
+		f.body = newReplay(f.r)
+		// Without this the server would read the rest of the request body
+		// itself before it lets an early answer out. HTTP/2 has no need of it
+		// and a test's writer no notion.
+		_ = http.NewResponseController(f.w).EnableFullDuplex()
+	}
+	f.list = f.tried[:0]
+	if f.r.ProtoAtLeast(1, 1) {
+		f.interim.w = f.w
+		f.trace.Got1xxResponse = f.interim.forward
+		f.traced = true
+	}
+	if f.body != nil && f.body.expect {
+		f.trace.Got100Continue = func() { f.body.wanted.Store(true) }
+		f.traced = true
+	}
+}
+
+// run makes attempts until one has answered the client, or answers itself.
+func (f *flight) run() {
+	var last failure
+	for {
+		pick, err := f.up.pool.Pick(f.list...)
+		if err != nil {
+			if last.problem == nil {
+				last = classify(err, nil, false, f.up.breaker)
+			}
+			break // an earlier attempt's error says more than "nobody else"
+		}
+		member := pick.Member()
+		if f.number > 0 && slices.Contains(f.list, member) && !f.pause() {
+			pick.Done(balancer.Outcome{Result: balancer.Canceled})
+			last = f.classify(f.r.Context().Err())
+			break
+		}
+		f.pick, f.picked = pick, true
+		if len(f.list) < cap(f.list) {
+			f.list = append(f.list, member)
+		}
+		resp, err := f.attempt(member)
+		if err == nil {
+			if err = f.deliver(resp); err == nil {
+				return
+			}
+		}
+		var broken *brokenError
+		if errors.As(err, &broken) && broken.retried {
+			f.number++
+			continue
+		}
+		last = f.classify(err)
+		if !f.again(last, err) {
+			break
+		}
+		f.number++
+	}
+	f.answer(last)
+}
+
+// attempt sends the request to one instance and returns its answer, of which
+// only the header has been read.
+func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
+	f.began = time.Now()
+	in := member.Instance()
+	f.instance = in.ID
+	try := f.s.Response
+	if f.total > 0 {
+		left := f.total - f.began.Sub(f.start)
+		if left <= 0 {
+			return nil, errTotal
+		}
+		if try <= 0 || left < try {
+			try = left
+		}
+	}
+	out := f.request(in.Address)
+	f.interim.begin()
+	next := http.RoundTripper(f.s.main)
+	if f.upgrade != "" {
+		next = f.s.upgrade
+	}
+	resp, err := f.up.breaker.RoundTrip(out, next, try)
+	f.interim.end()
+	f.latency = time.Since(f.began)
+	if err == nil {
+		err = f.checkAnswer(resp)
+	}
+	if err != nil {
+		if resp != nil {
+			_ = resp.Body.Close() // its error would be about an answer that is not used
+		}
+		return nil, err
+	}
+	return resp, nil
+}
+
+// request returns the next attempt's request.
+func (f *flight) request(address string) *http.Request {
+	u := f.target
+	u.Host = address
+	ctx := f.r.Context()
+	if f.traced {
+		ctx = httptrace.WithClientTrace(ctx, &f.trace)
+	}
+	out := (&http.Request{
+		Method: f.r.Method, URL: &u, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: f.header, Host: f.r.Host,
+	}).WithContext(ctx)
+	switch {
+	case f.h.own:
+		out.Host = address
+	case f.h.host != "":
+		out.Host = f.h.host
+	}
+	if f.body != nil {
+		var trailer http.Header
+		if f.r.ContentLength < 0 || f.r.Trailer != nil {
+			// Announced names are there from the beginning; a chunked body may
+			// bring others, which HTTP/1.1 instances get as well.
+			trailer = make(http.Header, len(f.r.Trailer))
+			for name := range f.r.Trailer {
+				if trailerAllowed(name) {
+					trailer[name] = nil
+				}
+			}
+		}
+		out.Trailer = trailer
+		out.ContentLength = f.r.ContentLength
+		out.Body = f.body.view(trailer)
+		// net/http sends a request again on its own where an idle connection
+		// turns out to be closed and nothing was written on it.
+		out.GetBody = func() (io.ReadCloser, error) {
+			if !f.body.rewindable() {
+				return nil, errNotReplayable
+			}
+			return f.body.view(trailer), nil
+		}
+	}
+	return out
+}
+
+// checkAnswer refuses answers that cannot be passed on.
+func (f *flight) checkAnswer(resp *http.Response) error {
+	switch {
+	case resp.StatusCode < 100 || resp.StatusCode > 999,
+		resp.StatusCode == http.StatusSwitchingProtocols && f.upgrade == "",
+		resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols:
+		return errProtocol
+	}
+	return nil
+}
+
+// classify says what an attempt's error means.
+func (f *flight) classify(err error) failure {
+	var upload error
+	if f.body != nil {
+		upload = f.body.failure()
+	}
+	var c *clientError
+	return classify(err, upload, f.r.Context().Err() != nil || errors.As(err, &c), f.up.breaker)
+}
+
+// again reports whether a failed attempt is to be followed by another, and
+// settles it.
+func (f *flight) again(fail failure, err error) bool {
+	retried, refused := f.mayRetry(f.s.allows(fail.retry, f.replayable))
+	f.report(0, fail.word, string(fail.problem.Reason), retried, refused)
+	f.settle(fail.result)
+	return retried
+}
+
+// mayRetry reports whether one more attempt may be made, given that what
+// happened allows it, and whether only the budget forbids it.
+func (f *flight) mayRetry(allowed bool) (retry, noBudget bool) {
+	if !allowed || f.number >= f.s.Retry.Attempts || f.r.Context().Err() != nil {
+		return false, false
+	}
+	if f.body != nil && !f.body.rewindable() {
+		return false, false
+	}
+	now := time.Now()
+	if f.total > 0 && now.Sub(f.start) >= f.total {
+		return false, false
+	}
+	if !f.up.budget.retry(now, f.s.Retry.Budget, f.s.Retry.MinRate) {
+		return false, true
+	}
+	return true, false
+}
+
+// pause waits a moment before an instance is asked for the second time, which
+// happens only where there is no other. It reports whether the client is still
+// there.
+func (f *flight) pause() bool {
+	timer := time.NewTimer(10*time.Millisecond + rand.N(30*time.Millisecond))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-f.r.Context().Done():
+		return false
+	}
+}
+
+// report gives the account of an attempt whose header or error has come.
+func (f *flight) report(status int, word, reason string, retried, noBudget bool) {
+	if f.latency == 0 {
+		f.latency = time.Since(f.began)
+	}
+	if f.x != nil {
+		f.x.Instance = f.instance
+		f.x.Upstreamed += f.latency
+		f.x.Attempts = append(f.x.Attempts, middleware.Attempt{Instance: f.instance, Status: status, Reason: reason, Duration: f.latency})
+	}
+	if f.up.options.OnAttempt != nil {
+		f.up.options.OnAttempt(Attempt{
+			Upstream: f.up.name, Route: f.h.o.Name, Instance: f.instance, Number: f.number, Status: status,
+			Failure: word, Duration: f.latency, Retried: retried, Budget: noBudget,
+		})
+	}
+}
+
+// settle tells the pool how the attempt ended. Only the first call of an
+// attempt counts.
+func (f *flight) settle(result balancer.Result) {
+	if f.picked {
+		f.picked = false
+		f.pick.Done(balancer.Outcome{Result: result, Latency: f.latency})
+		f.latency = 0
+	}
+}
+
+// answer ends a request that no instance answered.
+func (f *flight) answer(fail failure) {
+	f.up.fail(f.instance, fail.problem)
+	if f.body != nil {
+		f.body.stop()
+	}
+	problem.Write(f.w, f.r, fail.problem)
+}
+
+// end settles whatever is open, also where the request ends in a panic.
+func (f *flight) end() {
+	f.settle(balancer.Canceled)
+	if f.body != nil {
+		f.body.stop()
+		if f.x != nil {
+			f.x.BytesIn = f.body.read.Load()
+		}
+	}
+}
+
+// interim passes 1xx answers on. They come in a transport's goroutine while
+// the one that serves the request waits for the final answer: the lock and
+// the flag see to it that only one of the two uses the client's connection.
+type interim struct {
+	mu   sync.Mutex
+	open bool
+	w    http.ResponseWriter
+}
+
+func (i *interim) begin() {
+	i.mu.Lock()
+	i.open = true
+	i.mu.Unlock()
+}
+
+func (i *interim) end() {
+	i.mu.Lock()
+	i.open = false
+	i.mu.Unlock()
+}
+
+// forward is httptrace's hook. 100 is not passed on: the server sends it when
+// the body is read, which the transport does on the instance's 100.
+func (i *interim) forward(code int, header textproto.MIMEHeader) error {
+	if code == http.StatusContinue || code == http.StatusSwitchingProtocols {
+		return nil
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.open {
+		return nil
+	}
+	// The interim answer has fields of its own; those that the gateway has set
+	// so far are for the final one.
+	h := i.w.Header()
+	final := maps.Clone(h)
+	clear(h)
+	maps.Copy(h, http.Header(header))
+	middleware.StripResponse(h)
+	delete(h, "Content-Length")
+	i.w.WriteHeader(code)
+	clear(h)
+	maps.Copy(h, final)
+	return nil
+}
+
+// clientError is a failure to write to the client.
+type clientError struct{ err error }
+
+func (e *clientError) Error() string { return "write to the client: " + e.err.Error() }
+func (e *clientError) Unwrap() error { return e.err }
+
+// brokenError is an answer that ended before it was complete and before any of
+// it had gone to the client.
+type brokenError struct {
+	err     error
+	retried bool
+}
+
+func (e *brokenError) Error() string { return "read the answer: " + e.err.Error() }
+func (e *brokenError) Unwrap() error { return e.err }

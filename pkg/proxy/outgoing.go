@@ -1,0 +1,116 @@
+package proxy
+
+import (
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/problem"
+)
+
+// rewrite turns the client's header and target into what instances get. The
+// client's header map is used up for it: copying it would be a large part of
+// what a request costs.
+func (f *flight) rewrite() {
+	h := f.r.Header
+	f.upgrade = middleware.StripRequest(h)
+	f.header = h
+	f.retarget()
+	f.forwarded(h)
+
+	via := f.h.viaFor(f.r.ProtoMajor, f.r.ProtoMinor)
+	if old := h["Via"]; len(old) > 0 {
+		via = append(slices.Clip(old), via...)
+	}
+	h["Via"] = via
+	if f.x != nil && f.x.RequestID != "" {
+		if now := h[problem.HeaderRequestID]; len(now) != 1 || now[0] != f.x.RequestID {
+			h[problem.HeaderRequestID] = []string{f.x.RequestID}
+		}
+	}
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = nil // net/http would send its own
+	}
+	// The transport frames the body by what it has, not by what was said.
+	delete(h, "Content-Length")
+}
+
+// retarget makes the target's path and query. Both go out byte for byte, as
+// the client or the gateway's canonical form has them, since instances may
+// tell "%2F" from "/" and ";" from "&".
+func (f *flight) retarget() {
+	path := ""
+	if f.x != nil {
+		path = f.x.Path
+	}
+	if path == "" {
+		path = f.r.URL.EscapedPath()
+	}
+	if f.h.strip != "" || f.h.prepend != "" || path == "" || path[0] != '/' {
+		whole := len(path)
+		path = RewritePath(path, f.h.strip, f.h.prepend)
+		if f.h.strip != "" && len(path) != whole+len(f.h.prepend) {
+			f.r.Header["X-Forwarded-Prefix"] = f.h.prefix
+		}
+	}
+	path = wireSafe(path, false)
+	f.target.Scheme = f.s.scheme
+	if strings.HasPrefix(path, "//") {
+		// As Opaque this would be taken for an authority.
+		f.target.RawPath = path
+		f.target.Path, _ = url.PathUnescape(path)
+	} else {
+		f.target.Opaque = path
+	}
+	f.target.RawQuery = wireSafe(f.r.URL.RawQuery, true)
+	f.target.ForceQuery = f.r.URL.ForceQuery
+}
+
+// forwarded says who asked, by what scheme and for which host. What the client
+// says of that itself is kept only where the peer is a trusted proxy.
+func (f *flight) forwarded(h http.Header) {
+	prefix, stripped := h["X-Forwarded-Prefix"]
+	stripped = stripped && len(prefix) == 1 && len(f.h.prefix) == 1 && &prefix[0] == &f.h.prefix[0]
+	trusted := f.x != nil && f.x.Trusted
+	if !trusted && (f.x == nil || !f.x.Sanitized) {
+		for name := range h {
+			if middleware.Claim(name) && !(stripped && name == "X-Forwarded-Prefix") {
+				delete(h, name)
+			}
+		}
+	}
+	peer, _, err := net.SplitHostPort(f.r.RemoteAddr)
+	if err != nil {
+		peer = f.r.RemoteAddr
+	}
+	if old := h["X-Forwarded-For"]; trusted && len(old) > 0 {
+		peer = strings.Join(old, ", ") + ", " + peer
+	}
+	if peer != "" {
+		h["X-Forwarded-For"] = f.value(0, peer)
+	}
+	secure := f.r.TLS != nil
+	if f.x != nil && f.x.Scheme != "" {
+		secure = f.x.Scheme == "https"
+	}
+	if secure {
+		h["X-Forwarded-Proto"] = f.h.schemeHTTPS
+	} else {
+		h["X-Forwarded-Proto"] = f.h.schemeHTTP
+	}
+	if old := h["X-Forwarded-Host"]; !trusted || len(old) == 0 {
+		h["X-Forwarded-Host"] = f.value(1, f.r.Host)
+	}
+}
+
+// value returns a header value without a slice of its own on the heap.
+func (f *flight) value(i int, v string) []string {
+	f.peer[i][0] = v
+	return f.peer[i][:]
+}
+
+// hasForwardedPrefix reports whether a field is one of the X-Forwarded family.
+func hasForwardedPrefix(name string) bool { return strings.HasPrefix(name, "X-Forwarded-") }

@@ -1,0 +1,123 @@
+// Package proxy sends one request to one instance and its answer back: it
+// picks an instance, asks the breaker, rewrites what a proxy has to rewrite,
+// tries another instance where that is safe, and streams both bodies. Every
+// failure becomes a problem in one table, in errors.go.
+//
+// It never decides who may pass, never keeps a body beyond what a retry needs,
+// and runs nothing that touches the client's connection inside a breaker's
+// command.
+package proxy
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/problem"
+)
+
+// RouteOptions are what a route adds to its upstream.
+type RouteOptions struct {
+	Name    string        // for OnAttempt
+	Strip   string        // path prefix to take off, by segments
+	Prepend string        // path prefix to put on
+	Host    string        // "preserve" or "": as the client sent it; "instance": its address; else the value itself
+	Timeout time.Duration // of all tries until the header; 0: the upstream's
+}
+
+// handler is the end of a route's chain. Everything that is the same for all
+// of its requests is made once.
+type handler struct {
+	up      *Upstream
+	o       RouteOptions
+	strip   string
+	prepend string
+	host    string // empty: preserve or instance
+	own     bool   // Host is the instance's address
+
+	// Values that go into headers as they are. Their capacity is their
+	// length, so that appending to a field copies.
+	prefix      []string
+	schemeHTTP  []string
+	schemeHTTPS []string
+	via         [3][]string // by protocol: 1.0, 1.1, 2
+	loop        string      // what a Via field of ours contains
+}
+
+// New returns the handler that serves a route's requests from up.
+func New(up *Upstream, o RouteOptions) http.Handler {
+	h := &handler{up: up, o: o, strip: slashed(o.Strip), prepend: slashed(o.Prepend)}
+	switch o.Host {
+	case "", "preserve":
+	case "instance":
+		h.own = true
+	default:
+		h.host = o.Host
+	}
+	if h.strip != "" {
+		h.prefix = []string{h.strip}
+	}
+	h.schemeHTTP, h.schemeHTTPS = []string{"http"}, []string{"https"}
+	pseudonym := up.options.Via
+	h.via = [3][]string{{"1.0 " + pseudonym}, {"1.1 " + pseudonym}, {"2 " + pseudonym}}
+	h.loop = " " + pseudonym
+	return h
+}
+
+// slashed returns a prefix in the form "/a/b", or nothing for the root.
+func slashed(prefix string) string {
+	prefix = wireSafe(strings.Trim(prefix, "/"), false)
+	if prefix == "" {
+		return ""
+	}
+	return "/" + prefix
+}
+
+// ServeHTTP implements http.Handler. It panics with http.ErrAbortHandler where
+// an answer that has begun cannot be finished, so that the server breaks the
+// client's connection rather than let a part pass for the whole.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.looped(r.Header["Via"]) {
+		problem.Write(w, r, problem.New(problem.LoopDetected, "", nil))
+		return
+	}
+	if r.Method == http.MethodConnect {
+		problem.Write(w, r, problem.New(problem.MethodNotAllowed, "this gateway makes no tunnels", nil))
+		return
+	}
+	if err := h.up.breaker.Acquire(); err != nil {
+		problem.Write(w, r, classify(err, nil, false, h.up.breaker).problem)
+		return
+	}
+	defer h.up.breaker.Release()
+	f := &flight{h: h, up: h.up, s: h.up.settings.Load(), w: w, r: r, x: middleware.Of(w), start: time.Now()}
+	defer f.end()
+	f.prepare()
+	f.run()
+}
+
+// looped reports whether a request has been through this gateway before.
+func (h *handler) looped(via []string) bool {
+	for _, line := range via {
+		for entry := range strings.SplitSeq(line, ",") {
+			// An entry is "1.1 name", then perhaps a comment.
+			entry, _, _ = strings.Cut(entry, "(")
+			if strings.HasSuffix(strings.TrimRight(entry, " \t"), h.loop) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// viaFor returns the Via value for a message of that protocol version.
+func (h *handler) viaFor(major, minor int) []string {
+	switch {
+	case major >= 2:
+		return h.via[2]
+	case minor == 0:
+		return h.via[0]
+	}
+	return h.via[1]
+}

@@ -1,0 +1,203 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// How connections to instances are kept.
+const (
+	maxIdlePerInstance  = 1024
+	keepAlivePeriod     = 15 * time.Second
+	maxResponseHeader   = 256 << 10
+	continueWait        = time.Second      // for an instance that ignores Expect
+	pingAfter           = 10 * time.Second // of silence on an HTTP/2 connection
+	pingWait            = 5 * time.Second
+	defaultConnectLimit = 10 * time.Second
+	defaultIdle         = 55 * time.Second
+)
+
+// TLS is how instances of an https upstream are verified, and who the gateway
+// is to them. Files are read when an upstream is configured.
+type TLS struct {
+	CAFile     string // PEM; empty: the system's roots
+	CertFile   string // PEM; empty: no client certificate
+	KeyFile    string
+	ServerName string // empty: the address that is dialled
+	SkipVerify bool
+}
+
+// transportKey is everything that makes a transport what it is. A reload with
+// an equal key keeps the transport and its connections.
+type transportKey struct {
+	scheme        string
+	connect, idle time.Duration
+	serverName    string
+	skipVerify    bool
+	ca, cert, key string // contents, so that rotated files are noticed
+}
+
+func keyOf(s Settings) (transportKey, error) {
+	k := transportKey{scheme: s.Scheme, connect: s.Connect, idle: s.Idle}
+	if k.connect <= 0 {
+		k.connect = defaultConnectLimit
+	}
+	if k.idle <= 0 {
+		k.idle = defaultIdle
+	}
+	if s.Scheme != "https" {
+		return k, nil
+	}
+	k.serverName, k.skipVerify = s.TLS.ServerName, s.TLS.SkipVerify
+	for _, f := range []struct {
+		path string
+		into *string
+	}{{s.TLS.CAFile, &k.ca}, {s.TLS.CertFile, &k.cert}, {s.TLS.KeyFile, &k.key}} {
+		if f.path == "" {
+			continue
+		}
+		b, err := os.ReadFile(f.path)
+		if err != nil {
+			return k, fmt.Errorf("read TLS file: %w", err)
+		}
+		*f.into = string(b)
+	}
+	return k, nil
+}
+
+// transports are one upstream's connections to its instances.
+type transports struct {
+	key     transportKey
+	main    *http.Transport
+	upgrade *http.Transport // HTTP/1.1 only, since only that can switch protocols; may be main
+}
+
+func newTransports(k transportKey) (*transports, error) {
+	var protocols, one http.Protocols
+	one.SetHTTP1(true)
+	var conf *tls.Config
+	switch k.scheme {
+	case "http":
+		protocols.SetHTTP1(true)
+	case "h2c":
+		protocols.SetUnencryptedHTTP2(true)
+	case "https":
+		protocols.SetHTTP1(true)
+		protocols.SetHTTP2(true)
+		var err error
+		if conf, err = k.tls(); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("scheme %q is not http, https or h2c", k.scheme)
+	}
+	t := &transports{key: k, main: newTransport(k, &protocols, conf)}
+	t.upgrade = t.main
+	if k.scheme != "http" {
+		t.upgrade = newTransport(k, &one, conf)
+	}
+	return t, nil
+}
+
+func (k transportKey) tls() (*tls.Config, error) {
+	conf := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		ServerName:         k.serverName,
+		InsecureSkipVerify: k.skipVerify, // asked for by name in the configuration
+		ClientSessionCache: tls.NewLRUClientSessionCache(0),
+	}
+	if k.ca != "" {
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM([]byte(k.ca)) {
+			return nil, errors.New("the CA file holds no certificate")
+		}
+	}
+	if k.cert != "" || k.key != "" {
+		pair, err := tls.X509KeyPair([]byte(k.cert), []byte(k.key))
+		if err != nil {
+			return nil, fmt.Errorf("client certificate: %w", err)
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	return conf, nil
+}
+
+func newTransport(k transportKey, protocols *http.Protocols, conf *tls.Config) *http.Transport {
+	dialer := &net.Dialer{Timeout: k.connect, KeepAlive: keepAlivePeriod}
+	t := &http.Transport{
+		// No proxy from the environment: instances are dialled, nothing else.
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, &connectError{err: err}
+			}
+			return c, nil
+		},
+		MaxIdleConnsPerHost:    maxIdlePerInstance,
+		IdleConnTimeout:        k.idle,
+		DisableCompression:     true, // bodies pass as they are
+		ExpectContinueTimeout:  continueWait,
+		MaxResponseHeaderBytes: maxResponseHeader,
+		Protocols:              protocols,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingWait},
+	}
+	if conf == nil {
+		return t
+	}
+	conf = conf.Clone()
+	if protocols.HTTP2() {
+		conf.NextProtos = []string{"h2", "http/1.1"}
+	} else {
+		conf.NextProtos = []string{"http/1.1"}
+	}
+	// Dial and handshake in one place, so that a failure of either is known to
+	// have sent nothing of the request, under one deadline.
+	t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, k.connect)
+		defer cancel()
+		c, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, &connectError{err: err}
+		}
+		mine := conf
+		if mine.ServerName == "" {
+			host, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				host = addr
+			}
+			mine = conf.Clone()
+			mine.ServerName = host
+		}
+		tc := tls.Client(c, mine)
+		if err := tc.HandshakeContext(ctx); err != nil {
+			_ = c.Close() // the handshake's error is the one that matters
+			return nil, &connectError{err: fmt.Errorf("TLS handshake with %s: %w", addr, err), tls: isTLS(err) || !timedOut(err)}
+		}
+		return tc, nil
+	}
+	return t
+}
+
+// scheme is what the transport's URLs have.
+func (t *transports) scheme() string {
+	if t.key.scheme == "https" {
+		return "https"
+	}
+	return "http"
+}
+
+// closeIdle closes the connections that no request uses. Those in use go to
+// no idle pool afterwards: net/http closes them when their requests end.
+func (t *transports) closeIdle() {
+	t.main.CloseIdleConnections()
+	if t.upgrade != t.main {
+		t.upgrade.CloseIdleConnections()
+	}
+}
