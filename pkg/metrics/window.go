@@ -13,6 +13,7 @@ type Stats struct {
 	Errors        uint64  // total of 5xx and of tries without an answer
 	Limited       uint64  // total of 429
 	Rate          float64 // requests a second, over the last ten seconds
+	ErrorShare    float64 // of the last minute's, 0 to 1
 	P50, P95, P99 time.Duration
 }
 
@@ -36,26 +37,29 @@ type window struct {
 type slot struct {
 	epoch   atomic.Int64 // which five seconds since 1970
 	count   atomic.Uint32
+	errors  atomic.Uint32
 	buckets [bucketCount]atomic.Uint32
 }
 
 func (w *window) add(now time.Time, d time.Duration, status int) {
-	w.requests.Add(1)
-	switch {
-	case status == 0 || status >= 500:
-		w.errors.Add(1)
-	case status == 429:
-		w.limited.Add(1)
-	}
+	failed := status == 0 || status >= 500
 	epoch := now.Unix() / slotSeconds
 	s := &w.slots[epoch%slotCount]
 	if old := s.epoch.Load(); old != epoch && s.epoch.CompareAndSwap(old, epoch) {
 		s.count.Store(0)
+		s.errors.Store(0)
 		for i := range s.buckets {
 			s.buckets[i].Store(0)
 		}
 	}
+	w.requests.Add(1)
 	s.count.Add(1)
+	if failed {
+		w.errors.Add(1)
+		s.errors.Add(1)
+	} else if status == 429 {
+		w.limited.Add(1)
+	}
 	s.buckets[bucketOf(d)].Add(1)
 }
 
@@ -83,7 +87,7 @@ func (w *window) stats(now time.Time) Stats {
 	st := Stats{Requests: w.requests.Load(), Errors: w.errors.Load(), Limited: w.limited.Load()}
 	epoch := now.Unix() / slotSeconds
 	var sum [bucketCount]uint64
-	var total, recent uint64
+	var total, recent, failed uint64
 	for i := range w.slots {
 		s := &w.slots[i]
 		age := epoch - s.epoch.Load()
@@ -93,6 +97,7 @@ func (w *window) stats(now time.Time) Stats {
 		if age <= rateSlots {
 			recent += uint64(s.count.Load())
 		}
+		failed += uint64(s.errors.Load())
 		for b := range s.buckets {
 			n := uint64(s.buckets[b].Load())
 			sum[b] += n
@@ -104,6 +109,7 @@ func (w *window) stats(now time.Time) Stats {
 	if total == 0 {
 		return st
 	}
+	st.ErrorShare = min(1, float64(failed)/float64(total))
 	quantile := func(q float64) time.Duration {
 		rank, seen := uint64(q*float64(total-1)), uint64(0)
 		for b, n := range sum {

@@ -31,6 +31,9 @@ func TestStatsAreOfTheLastMinute(t *testing.T) {
 		if s.Requests != 200 || s.Errors != 20 || math.Abs(s.Rate-10) > 1 {
 			t.Errorf("requests %d, errors %d, rate %.1f; want 200, 20, 10", s.Requests, s.Errors, s.Rate)
 		}
+		if math.Abs(s.ErrorShare-.1) > .001 {
+			t.Errorf("error share %.3f, want 0.1", s.ErrorShare)
+		}
 		near(t, "p50", s.P50, 10*time.Millisecond)
 		near(t, "p99", s.P99, 500*time.Millisecond)
 		if total := m.Stats(); total.Requests != 200 {
@@ -38,7 +41,7 @@ func TestStatsAreOfTheLastMinute(t *testing.T) {
 		}
 
 		time.Sleep(70 * time.Second)
-		if s := r.Stats(); s.Rate != 0 || s.P50 != 0 || s.Requests != 200 {
+		if s := r.Stats(); s.Rate != 0 || s.ErrorShare != 0 || s.P50 != 0 || s.Requests != 200 {
 			t.Errorf("a minute later: %+v; want the totals alone", s)
 		}
 		send(1, 3*time.Minute, 429)

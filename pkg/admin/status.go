@@ -1,0 +1,316 @@
+package admin
+
+import (
+	"encoding/json"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Status is everything that the gateway knows of itself: the answer to GET
+// /api/v1/status. Times are absolute, so that a row changes only when
+// something happened to it.
+type Status struct {
+	Replica   Replica    `json:"replica"`
+	Config    Config     `json:"config"`
+	Consul    Dependency `json:"consul"`
+	Redis     Dependency `json:"redis"`
+	Traffic   Traffic    `json:"traffic"`
+	Upstreams []Upstream `json:"upstreams"`
+	Routes    []Route    `json:"routes"`
+	Rejected  []Rejected `json:"rejected"` // what was not taken over, and why
+	Events    []Event    `json:"events"`   // the newest, oldest first; filled in by this package
+}
+
+// Replica is this process.
+type Replica struct {
+	ID            string    `json:"id"`
+	Version       string    `json:"version"`
+	Go            string    `json:"go"`
+	State         string    `json:"state"`             // starting, ready or draining
+	Reasons       []string  `json:"reasons,omitempty"` // why it is not ready
+	Started       time.Time `json:"started"`
+	Now           time.Time `json:"now"` // filled in by this package
+	UptimeSeconds float64   `json:"uptime_seconds"`
+	Listeners     []string  `json:"listeners,omitempty"` // public addresses
+}
+
+// Config is the configuration that is served by, and the last attempt to
+// replace it.
+type Config struct {
+	Hash      string    `json:"hash"`
+	Source    string    `json:"source"` // file or directory
+	LoadedAt  time.Time `json:"loaded_at"`
+	Warnings  []string  `json:"warnings,omitempty"`
+	State     string    `json:"state"` // ok, or refused: a newer one was not taken over
+	Error     string    `json:"error,omitempty"`
+	RefusedAt time.Time `json:"refused_at,omitzero"`
+}
+
+// Dependency is something that the gateway asks.
+type Dependency struct {
+	State       string    `json:"state"` // up, down, starting or disabled
+	Address     string    `json:"address,omitempty"`
+	LastContact time.Time `json:"last_contact,omitzero"` // of the last answer
+	AgeSeconds  float64   `json:"age_seconds"`           // of the last answer; filled in by this package
+	Latency     Millis    `json:"latency_ms,omitempty"`  // of the last call
+	Error       string    `json:"error,omitempty"`       // of the last call
+	Detail      string    `json:"detail,omitempty"`      // one line for people
+	Stale       []string  `json:"stale,omitempty"`       // what is served from the last good answer
+}
+
+// Traffic is what all routes do together.
+type Traffic struct {
+	Stats
+	InFlight int64 `json:"in_flight"`
+}
+
+// Stats are totals since the start of the process and the pace of the last
+// minute.
+type Stats struct {
+	Requests   uint64  `json:"requests"`
+	Errors     uint64  `json:"errors"`            // 5xx, and tries without an answer
+	Limited    uint64  `json:"limited,omitempty"` // 429
+	Rate       float64 `json:"rate"`              // requests a second
+	ErrorShare float64 `json:"error_share"`       // of the last minute's requests, 0 to 1
+	Latency    Latency `json:"latency"`
+}
+
+// Latency are quantiles of the last minute; 0 where nothing happened.
+type Latency struct {
+	P50 Millis `json:"p50_ms"`
+	P95 Millis `json:"p95_ms"`
+	P99 Millis `json:"p99_ms"`
+}
+
+// Upstream is a named way to a service, with every registered instance of it,
+// usable or not.
+type Upstream struct {
+	Name        string     `json:"name"`
+	Service     string     `json:"service"`           // in Consul; empty: instances of the configuration
+	Balance     string     `json:"balance,omitempty"` // how the pool picks
+	Health      string     `json:"health"`            // ok, degraded, down or empty; filled in by this package
+	Usable      int        `json:"usable"`            // instances that may be picked; filled in by this package
+	Total       int        `json:"total"`             // instances; filled in by this package
+	Stale       bool       `json:"stale"`             // served from Consul's last good answer
+	Index       uint64     `json:"index,omitempty"`   // Consul's change index
+	UpdatedAt   time.Time  `json:"updated_at,omitzero"`
+	Error       string     `json:"error,omitempty"` // of its watch
+	InFlight    int64      `json:"in_flight"`
+	MaxInFlight int        `json:"max_in_flight,omitempty"` // 0: no limit
+	Breaker     Breaker    `json:"breaker"`
+	Routes      []string   `json:"routes"` // that go there; filled in by this package
+	Stats                  // of tries, as its instances answered them
+	Instances   []Instance `json:"instances"`
+}
+
+// Breaker is the circuit breaker around an upstream.
+type Breaker struct {
+	State    string    `json:"state"` // closed, open, half_open or disabled
+	Since    time.Time `json:"since,omitzero"`
+	RetryAt  time.Time `json:"retry_at,omitzero"` // when an open one lets a probe pass
+	Opened   uint64    `json:"opened,omitempty"`  // how often it opened
+	Rejected uint64    `json:"rejected,omitempty"`
+}
+
+// Instance is one registered process of a service.
+type Instance struct {
+	ID              string            `json:"id"` // node/service-id
+	Node            string            `json:"node,omitempty"`
+	Datacenter      string            `json:"datacenter,omitempty"`
+	Address         string            `json:"address"`
+	Status          string            `json:"status"`         // Consul's: passing, warning, critical or maintenance
+	State           string            `json:"state"`          // Consul's status, or ejected or draining: what decides whether it is picked
+	Usable          bool              `json:"usable"`         // it may be picked now
+	Since           time.Time         `json:"since,omitzero"` // of the status
+	Weight          int               `json:"weight"`
+	EffectiveWeight float64           `json:"effective_weight"` // after slow start; 0 where it is not picked
+	Share           float64           `json:"share"`            // of the pool's effective weight, 0 to 1; filled in by this package
+	InFlight        int64             `json:"in_flight"`
+	Requests        uint64            `json:"requests"`
+	Failures        uint64            `json:"failures"`
+	Latency         Latency           `json:"latency"`
+	EjectedUntil    time.Time         `json:"ejected_until,omitzero"`
+	EjectedFor      string            `json:"ejected_for,omitempty"` // why
+	Version         string            `json:"version,omitempty"`
+	Zone            string            `json:"zone,omitempty"`
+	Tags            []string          `json:"tags,omitempty"`
+	Meta            map[string]string `json:"meta,omitempty"`
+	Checks          []Check           `json:"checks,omitempty"`
+}
+
+// Check is a health check, as Consul last reported it. Its output may be
+// minutes old: Consul is late with changes of the output alone.
+type Check struct {
+	Name   string `json:"name"`
+	Type   string `json:"type,omitempty"`
+	Status string `json:"status"`
+	Output string `json:"output,omitempty"` // hostile text
+	Node   bool   `json:"node,omitempty"`   // of the node rather than of the service
+}
+
+// Route is match, chain, upstream, and where it comes from.
+type Route struct {
+	Name      string   `json:"name"`
+	Order     int      `json:"order"` // place in the table; filled in by this package
+	Host      string   `json:"host,omitempty"`
+	Path      string   `json:"path"`
+	Methods   []string `json:"methods,omitempty"`
+	Headers   []string `json:"headers,omitempty"` // that must match, as "name=value"
+	Query     []string `json:"query,omitempty"`   // that must match
+	Priority  int      `json:"priority,omitempty"`
+	Upstream  string   `json:"upstream,omitempty"`
+	Redirect  string   `json:"redirect,omitempty"`
+	Strip     string   `json:"strip,omitempty"`
+	Prepend   string   `json:"prepend,omitempty"`
+	Policies  []string `json:"policies,omitempty"`
+	RateLimit string   `json:"rate_limit,omitempty"` // for people: "100/1m by client_ip"
+	Source    string   `json:"source"`               // file, kv or tag
+	Location  string   `json:"location,omitempty"`   // file:line
+	Stats              // of its requests
+}
+
+// Rejected is something that was not taken over. It costs only itself.
+type Rejected struct {
+	Kind    string `json:"kind"` // instance or route
+	Name    string `json:"name"`
+	Service string `json:"service,omitempty"`
+	Reason  string `json:"reason"`
+}
+
+// Readiness is whether the gateway should be sent traffic.
+type Readiness struct {
+	Ready  bool
+	Checks []ReadyCheck
+}
+
+// ReadyCheck is one condition of readiness.
+type ReadyCheck struct {
+	Name   string // a word: config, catalog, draining
+	OK     bool
+	Detail string
+}
+
+// Millis is a duration that is written in JSON as milliseconds.
+type Millis time.Duration
+
+// MarshalJSON implements json.Marshaler: milliseconds to the microsecond.
+func (m Millis) MarshalJSON() ([]byte, error) {
+	return json.Marshal(math.Round(float64(m)/1e3) / 1e3)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *Millis) UnmarshalJSON(b []byte) error {
+	var ms float64
+	err := json.Unmarshal(b, &ms)
+	*m = Millis(ms * 1e6)
+	return err
+}
+
+// Bounds of one status, so that a hostile registration cannot make the page
+// unusable.
+const (
+	maxOutput     = 4 << 10
+	pageEvents    = 100
+	maxEventsPage = 1000
+)
+
+// status reads the status and fills in what follows from it.
+func (a *Admin) status() Status {
+	s := a.o.Status()
+	now := time.Now().UTC()
+	s.Replica.Now = now
+	if !s.Replica.Started.IsZero() {
+		s.Replica.UptimeSeconds = max(0, round(now.Sub(s.Replica.Started).Seconds(), 1))
+	}
+	s.Traffic.tidy()
+	s.Consul.fill(now)
+	s.Redis.fill(now)
+	routes := map[string][]string{}
+	s.Routes = slices.Clone(s.Routes)
+	for i := range s.Routes {
+		r := &s.Routes[i]
+		r.Order = i
+		r.tidy()
+		if r.Upstream != "" {
+			routes[r.Upstream] = append(routes[r.Upstream], r.Name)
+		}
+	}
+	s.Upstreams = slices.Clone(s.Upstreams)
+	for i := range s.Upstreams {
+		s.Upstreams[i].fill(routes)
+	}
+	slices.SortStableFunc(s.Upstreams, func(x, y Upstream) int { return strings.Compare(x.Name, y.Name) })
+	s.Events = a.o.Events.Since(0, pageEvents)
+	if s.Upstreams == nil {
+		s.Upstreams = []Upstream{}
+	}
+	if s.Routes == nil {
+		s.Routes = []Route{}
+	}
+	if s.Rejected == nil {
+		s.Rejected = []Rejected{}
+	}
+	return s
+}
+
+func (d *Dependency) fill(now time.Time) {
+	if !d.LastContact.IsZero() {
+		d.AgeSeconds = round(max(0, now.Sub(d.LastContact).Seconds()), 1)
+	}
+}
+
+func (u *Upstream) fill(routes map[string][]string) {
+	u.Routes = routes[u.Name]
+	if u.Routes == nil {
+		u.Routes = []string{}
+	}
+	u.Instances = slices.Clone(u.Instances)
+	if u.Instances == nil {
+		u.Instances = []Instance{}
+	}
+	u.tidy()
+	u.Total, u.Usable = len(u.Instances), 0
+	sum := 0.0
+	for i := range u.Instances {
+		in := &u.Instances[i]
+		in.EffectiveWeight = round(in.EffectiveWeight, 3)
+		if in.Usable {
+			u.Usable++
+			sum += in.EffectiveWeight
+		}
+	}
+	for i := range u.Instances {
+		in := &u.Instances[i]
+		if in.Usable && sum > 0 {
+			in.Share = round(in.EffectiveWeight/sum, 4)
+		}
+		if slices.ContainsFunc(in.Checks, func(c Check) bool { return len(c.Output) > maxOutput }) {
+			in.Checks = slices.Clone(in.Checks)
+			for k := range in.Checks {
+				in.Checks[k].Output = clip(in.Checks[k].Output, maxOutput)
+			}
+		}
+	}
+	switch {
+	case u.Total == 0:
+		u.Health = "empty"
+	case u.Usable == 0:
+		u.Health = "down"
+	case u.Usable < u.Total || u.Stale || u.Breaker.State == "open" || u.Breaker.State == "half_open":
+		u.Health = "degraded"
+	default:
+		u.Health = "ok"
+	}
+}
+
+func (s *Stats) tidy() { s.Rate, s.ErrorShare = round(s.Rate, 2), round(s.ErrorShare, 4) }
+
+func round(v float64, digits int) float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return 0 // JSON has no word for them
+	}
+	f := math.Pow(10, float64(digits))
+	return math.Round(v*f) / f
+}

@@ -1,0 +1,247 @@
+package admin_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/proconsul/proconsul/pkg/admin"
+)
+
+// viewerPipe serves the stream to one viewer inside a bubble of synctest,
+// where a network may not be used.
+type viewerPipe struct {
+	http.ResponseWriter
+	header http.Header
+	code   int
+	w      *io.PipeWriter
+}
+
+func (p *viewerPipe) Header() http.Header         { return p.header }
+func (p *viewerPipe) WriteHeader(code int)        { p.code = code }
+func (p *viewerPipe) Write(b []byte) (int, error) { return p.w.Write(b) }
+func (p *viewerPipe) Flush()                      {}
+
+type sse struct{ event, id, data string }
+
+// watch follows the stream and returns its events.
+func watch(t *testing.T, a *admin.Admin, lastID string) <-chan sse {
+	r, w := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "/api/v1/stream", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host, req.RemoteAddr = "localhost", "127.0.0.1:1"
+	if lastID != "" {
+		req.Header.Set("Last-Event-ID", lastID)
+	}
+	go func() {
+		a.ServeHTTP(&viewerPipe{header: http.Header{}, w: w}, req)
+		w.Close()
+	}()
+	out := make(chan sse, 100)
+	go func() {
+		defer close(out)
+		var e sse
+		lines := bufio.NewScanner(r)
+		lines.Buffer(nil, 10<<20)
+		for lines.Scan() {
+			name, value, _ := strings.Cut(lines.Text(), ": ")
+			switch name {
+			case "event":
+				e.event = value
+			case "id":
+				e.id = value
+			case "data":
+				e.data = value
+			case "":
+				if e.data != "" {
+					out <- e
+				}
+				e = sse{}
+			}
+		}
+	}()
+	return out
+}
+
+func next(t *testing.T, c <-chan sse) sse {
+	t.Helper()
+	select {
+	case e, ok := <-c:
+		if !ok {
+			t.Fatal("the stream ended")
+		}
+		return e
+	case <-time.After(time.Minute):
+		t.Fatal("no frame")
+	}
+	panic("unreachable")
+}
+
+func TestStreamSendsWhatChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		s := status()
+		reads := 0
+		events := admin.NewEvents(10)
+		a := admin.New(admin.Options{Events: events, Status: func() admin.Status {
+			mu.Lock()
+			defer mu.Unlock()
+			reads++
+			return s
+		}})
+		defer synctest.Wait()
+		defer a.Close()
+		c := watch(t, a, "")
+		first := next(t, c)
+		if first.event != "snapshot" {
+			t.Fatalf("the first is %q", first.event)
+		}
+		whole := decode[admin.Status](t, first.data)
+		if len(whole.Upstreams) != 2 || len(whole.Upstreams[0].Instances) != 4 {
+			t.Errorf("snapshot %s", first.data)
+		}
+
+		type change struct {
+			Seq                          uint64
+			Head                         struct{ Replica admin.Replica }
+			Upstreams, Instances, Routes []struct{ Name, ID, Upstream, State string }
+			Gone                         []string
+			Events                       []admin.Event
+		}
+		quiet := next(t, c)
+		if d := decode[change](t, quiet.data); quiet.event != "delta" || len(d.Upstreams)+len(d.Instances)+len(d.Routes)+len(d.Gone) != 0 || d.Head.Replica.ID != "gw-1" {
+			t.Errorf("nothing happened, and the stream says %s", quiet.data)
+		}
+
+		mu.Lock()
+		s = status()
+		s.Upstreams[1].Instances = s.Upstreams[1].Instances[:3]
+		s.Upstreams[1].Instances[0].State = "critical"
+		s.Routes = s.Routes[:1]
+		mu.Unlock()
+		events.Append(admin.Event{Kind: "instance", Message: "orders-4 left"})
+		d := decode[change](t, next(t, c).data)
+		if len(d.Instances) == 0 || d.Instances[0].ID != "n1/orders-1" || d.Instances[0].State != "critical" || d.Instances[0].Upstream != "orders" {
+			t.Errorf("instances %+v", d.Instances)
+		}
+		if len(d.Upstreams) != 1 || len(d.Routes) != 0 || fmt.Sprint(d.Gone) != "[i/orders/n2/orders-4 r/hello:shop.example.com/hello]" || len(d.Events) != 1 {
+			t.Errorf("delta %+v", d)
+		}
+
+		// A second viewer costs no second reading, and one that comes back
+		// goes on where it was.
+		mu.Lock()
+		before := reads
+		mu.Unlock()
+		second, resumed := watch(t, a, ""), watch(t, a, quiet.id)
+		if e := next(t, second); e.event != "snapshot" {
+			t.Errorf("a new viewer gets %q", e.event)
+		}
+		if e := next(t, resumed); e.event != "delta" || decode[change](t, e.data).Seq != 3 {
+			t.Errorf("a viewer that comes back gets %s %s", e.event, e.data)
+		}
+		if e := next(t, watch(t, a, "other-2")); e.event != "snapshot" {
+			t.Errorf("a viewer of another process gets %q", e.event)
+		}
+		for range 10 {
+			next(t, c)
+			next(t, second)
+			next(t, resumed)
+		}
+		mu.Lock()
+		if n := reads - before; n > 11 {
+			t.Errorf("%d readings in ten seconds with three viewers", n)
+		}
+		mu.Unlock()
+	})
+}
+
+func TestViewerThatWasAwayGetsASnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := admin.New(admin.Options{Status: status})
+		defer synctest.Wait()
+		defer a.Close()
+		c := watch(t, a, "")
+		id := next(t, c).id
+		for range 30 {
+			next(t, c)
+		}
+		if e := next(t, watch(t, a, id)); e.event != "snapshot" {
+			t.Errorf("after half a minute it gets %q", e.event)
+		}
+	})
+}
+
+func TestStreamsAreBounded(t *testing.T) {
+	f := start(t)
+	var open []*http.Response
+	defer func() {
+		for _, r := range open {
+			r.Body.Close()
+		}
+	}()
+	for range 64 {
+		resp, err := http.Get(f.server.URL + "/api/v1/stream")
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, resp)
+		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" {
+			t.Fatalf("viewer %d: %d", len(open), resp.StatusCode)
+		}
+	}
+	resp, body := f.do("GET /api/v1/stream")
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "too_many_streams") {
+		t.Errorf("viewer 65: %d %s", resp.StatusCode, body)
+	}
+	if resp, _ := f.do("HEAD /api/v1/status"); resp.StatusCode != 200 {
+		t.Errorf("the API beside it answers %d", resp.StatusCode)
+	}
+}
+
+func TestStatusIsReadOnlyWhileSomeoneLooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reads atomic.Int64
+		a := admin.New(admin.Options{Status: func() admin.Status { reads.Add(1); return status() }})
+		time.Sleep(time.Hour)
+		if n := reads.Load(); n != 0 {
+			t.Errorf("%d readings for nobody", n)
+		}
+		a.Close()
+	})
+}
+
+func BenchmarkFrame(b *testing.B) {
+	s := status()
+	for u := range 200 {
+		up := admin.Upstream{Name: fmt.Sprintf("svc-%d", u), Breaker: admin.Breaker{State: "closed"}}
+		for i := range 10 {
+			up.Instances = append(up.Instances, admin.Instance{ID: fmt.Sprintf("node-%d/svc-%d-%d", i, u, i), Address: "10.0.0.1:8080", Status: "passing", State: "passing", Usable: true, Weight: 1, EffectiveWeight: 1,
+				Tags: []string{"a", "b"}, Checks: []admin.Check{{Name: "http", Status: "passing", Output: "HTTP GET http://10.0.0.1:8080/health: 200 OK Output: ok"}}})
+		}
+		s.Upstreams = append(s.Upstreams, up)
+	}
+	n := uint64(0)
+	frame := admin.FrameForTest(func() admin.Status {
+		n++
+		for i := range s.Upstreams {
+			for k := range s.Upstreams[i].Instances {
+				s.Upstreams[i].Instances[k].Requests = n
+			}
+		}
+		return s
+	})
+	b.ReportAllocs()
+	for b.Loop() {
+		frame()
+	}
+}
