@@ -36,9 +36,20 @@ func (b *builder) check(c *Config) {
 	}
 	b.checkUpstreams(c)
 	b.unique("routes", len(c.Routes), func(i int) string { return c.Routes[i].Name })
+	var policies, upstreams names
+	for _, p := range c.Policies {
+		policies.add(p.Name)
+	}
+	for _, u := range c.Upstreams {
+		if !u.Implicit {
+			upstreams.add(u.Name)
+		}
+	}
 	for i, r := range c.Routes {
-		if !b.broken[at("routes", i)] {
-			b.checkRoute(c, at("routes", i), r)
+		if p := at("routes", i); !b.broken[p] {
+			b.checkRoute(p, r)
+			b.checkUse(policies, join(p, "use"), r.Use)
+			b.checkService(c, upstreams, join(p, "upstream.service"), r.Upstream.Service)
 		}
 	}
 	b.checkOverlaps(c)
@@ -81,7 +92,7 @@ func (b *builder) required(v reflect.Value, path string) {
 		}
 	case v.Kind() == reflect.Struct && !isScalar(v.Type()):
 		_, written := b.places[path]
-		for _, f := range fieldsOf(v.Type()) {
+		for _, f := range b.fieldsOf(v.Type()) {
 			fv := v.FieldByIndex(f.index)
 			switch {
 			case !f.required:

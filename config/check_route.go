@@ -10,11 +10,10 @@ import (
 	"strings"
 )
 
-func (b *builder) checkRoute(c *Config, path string, r Route) {
+func (b *builder) checkRoute(path string, r Route) {
 	b.plainName(join(path, "name"), r.Name)
 	b.checkMatch(join(path, "match"), r.Match)
 	b.checkMiddleware(path, r.Middleware)
-	b.checkUse(c, join(path, "use"), r.Use)
 
 	up := join(path, "upstream")
 	service := join(up, "service")
@@ -28,7 +27,6 @@ func (b *builder) checkRoute(c *Config, path string, r Route) {
 		b.need(up, "service", "", "")
 	default:
 		b.plainName(service, r.Upstream.Service)
-		b.checkService(c, service, r.Upstream.Service)
 	}
 	b.checkRewrite(up, r)
 	if r.Redirect != nil {
@@ -36,65 +34,71 @@ func (b *builder) checkRoute(c *Config, path string, r Route) {
 	}
 }
 
-func (b *builder) checkUse(c *Config, path string, use []string) {
-	var names []string
-	for _, p := range c.Policies {
-		names = append(names, p.Name)
+// names are what a reference can name: for looking up, and in their order for
+// messages.
+type names struct {
+	list []string
+	set  map[string]bool
+}
+
+func (n *names) add(name string) {
+	if n.set == nil {
+		n.set = map[string]bool{}
 	}
+	n.list, n.set[name] = append(n.list, name), true
+}
+
+// String lists a few names, as " (have: a, b)".
+func (n names) String() string {
+	switch k := len(n.list); {
+	case k == 0:
+		return " (there are none)"
+	case k > 6:
+		return fmt.Sprintf(" (have: %s and %d more)", strings.Join(n.list[:5], ", "), k-5)
+	}
+	return " (have: " + strings.Join(n.list, ", ") + ")"
+}
+
+func (b *builder) checkUse(policies names, path string, use []string) {
 	for i, name := range use {
-		p := at(path, i)
-		switch {
+		switch p := at(path, i); {
 		case !b.sound(p):
 		case slices.Contains(use[:i], name):
 			b.bad(p, name, CodeNameTwice, "is used twice", "")
-		case slices.Contains(names, name):
-		default:
-			b.bad(p, name, CodeReference, "is no policy"+have(names), didYouMean(name, names))
+		case !policies.set[name]:
+			b.bad(p, name, CodeReference, "is no policy"+policies.String(), didYouMean(name, policies.list))
 		}
 	}
 }
 
-// have lists a few names, for "(have: a, b)".
-func have(names []string) string {
-	switch n := len(names); {
-	case n == 0:
-		return " (there are none)"
-	case n > 6:
-		return fmt.Sprintf(" (have: %s and %d more)", strings.Join(names[:5], ", "), n-5)
-	}
-	return " (have: " + strings.Join(names, ", ") + ")"
-}
+// maxGuesses bounds how many upstreams a service's name is compared with.
+const maxGuesses = 300
 
-func (b *builder) checkService(c *Config, path, service string) {
-	var written []string
-	for _, u := range c.Upstreams {
-		if !u.Implicit {
-			written = append(written, u.Name)
-		}
-		if u.Name != service {
-			continue
-		}
-		if u.Implicit {
-			break
-		}
+func (b *builder) checkService(c *Config, upstreams names, path, service string) {
+	if service == "" || upstreams.set[service] || !b.sound(path) {
 		return
 	}
 	if c.Consul.Disabled {
-		b.bad(path, service, CodeReference, "is no upstream"+have(written)+", and consul is disabled", didYouMean(service, written))
+		b.bad(path, service, CodeReference, "is no upstream"+upstreams.String()+", and consul is disabled", didYouMean(service, upstreams.list))
+		return
+	}
+	if len(service) < 4 || len(upstreams.list) > maxGuesses {
 		return
 	}
 	// Names that differ in digits only (orders-v1, orders-v2) are meant to.
-	digits := func(s string) string {
-		return strings.Map(func(r rune) rune {
-			if r >= '0' && r <= '9' {
-				return r
-			}
-			return -1
-		}, s)
-	}
-	if m := closest(service, written); m != "" && len(service) > 3 && digits(m) == digits(service) && distance(service, m, 3) < 3 && b.sound(path) {
+	m := closest(service, upstreams.list)
+	if m != "" && digits(m) == digits(service) && distance(service, m, 3) < 3 {
 		b.warn(path, CodeClose, fmt.Sprintf("%s %q is no upstream here, so it is taken as a Consul service with default settings", path, service), fmt.Sprintf("did you mean %q?", m))
 	}
+}
+
+func digits(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return r
+		}
+		return -1
+	}, s)
 }
 
 func (b *builder) checkMatch(path string, m Match) {

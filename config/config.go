@@ -16,7 +16,7 @@ import (
 // The tags enum, min, max and required are rules that Load checks and
 // docs/config.md repeats.
 type Config struct {
-	Version      int          `yaml:"version" enum:"1"`           // of this format
+	Version      int          `yaml:"version" enum:"1"`           // the format's
 	Listen       []Listen     `yaml:"listen" restart:"yes"`       // public listeners
 	Admin        Admin        `yaml:"admin" restart:"yes"`        // the operators' listener
 	Consul       Consul       `yaml:"consul" restart:"yes"`       // how to reach the agent
@@ -55,8 +55,8 @@ type ListenLimits struct {
 	MaxHeaderBytes Size          `yaml:"max_header_bytes" min:"4KiB" max:"16MiB"` // request line and header fields
 	MaxHeaders     int           `yaml:"max_headers" min:"1" max:"10000"`         // number of header fields
 	MaxBodyBytes   Size          `yaml:"max_body_bytes"`                          // of one request; 0: no limit
-	MaxConnections int           `yaml:"max_connections" min:"0"`                 // 0: no limit
-	MaxInFlight    int           `yaml:"max_in_flight" min:"0"`                   // requests; 0: no limit
+	MaxConnections int           `yaml:"max_connections" min:"0"`                 // at once; 0: no limit
+	MaxInFlight    int           `yaml:"max_in_flight" min:"0"`                   // requests at once; 0: no limit
 	MaxQueue       int           `yaml:"max_queue" min:"0"`                       // requests that wait for a place
 	QueueTimeout   time.Duration `yaml:"queue_timeout" max:"1m"`                  // then 503 concurrency_limited
 }
@@ -64,7 +64,7 @@ type ListenLimits struct {
 // ListenTimeouts bound how long a client may take.
 type ListenTimeouts struct {
 	ReadHeader time.Duration `yaml:"read_header" min:"100ms" max:"10m"` // request line and header
-	Idle       time.Duration `yaml:"idle"`                              // keep-alive
+	Idle       time.Duration `yaml:"idle"`                              // how long a connection may stay without a request
 	BodyRead   time.Duration `yaml:"body_read"`                         // between two reads of a request body; 0: none
 }
 
@@ -107,7 +107,7 @@ type ClientTLS struct {
 	SkipVerify bool   `yaml:"skip_verify"` // trust any certificate; for tests only
 }
 
-// Redis is the store that replicas share limits through. An empty Addr means
+// Redis is the store that replicas share limits through. An empty addr means
 // that every limit is this replica's own.
 type Redis struct {
 	Addr     string        `yaml:"addr"`                        // HOST:PORT; empty: every limit is this replica's own
@@ -146,7 +146,7 @@ type Middleware struct {
 // are charged together or not at all.
 type RateLimit struct {
 	By           string  `yaml:"by"`                                      // client_ip | route | api_key | header(NAME)
-	Rate         Limit   `yaml:"rate"`                                    // short for limits with one entry; Load moves it there
+	Rate         Limit   `yaml:"rate"`                                    // short for limits with one entry
 	Limits       []Limit `yaml:"limits"`                                  // COUNT/WINDOW, as "100/1m"
 	OnStoreError string  `yaml:"on_store_error" enum:"local|open|closed"` // without Redis: count here, let pass, or refuse
 	HideHeaders  bool    `yaml:"hide_headers"`                            // do not tell clients their limit
@@ -281,7 +281,7 @@ type Match struct {
 type MatchField struct {
 	Name  string `yaml:"name" required:"true"` // of the field or parameter
 	Value string `yaml:"value"`                // exact; empty: it only has to be there
-	Regex string `yaml:"regex"`                // instead of Value; anchored
+	Regex string `yaml:"regex"`                // instead of value; RE2, of the whole text
 }
 
 // RouteUpstream says where a route's requests go and as what.

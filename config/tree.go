@@ -27,6 +27,7 @@ type builder struct {
 	meant   map[string]bool   // paths that an unknown key was probably meant for
 	unsound map[string]bool   // paths with an error at or below them
 	broken  map[string]bool   // paths of sections that are no mappings
+	fields  map[reflect.Type][]field
 	nodes   int
 	stopped bool // a bound was passed
 }
@@ -45,7 +46,18 @@ func newBuilder(o LoadOptions, sources []*source) *builder {
 		o: o, sources: sources,
 		tree: map[string]any{}, places: map[string]place{}, names: map[string]string{},
 		meant: map[string]bool{}, unsound: map[string]bool{}, broken: map[string]bool{},
+		fields: map[reflect.Type][]field{},
 	}
+}
+
+// fieldsOf is the function of that name, asked once for each type.
+func (b *builder) fieldsOf(t reflect.Type) []field {
+	out, ok := b.fields[t]
+	if !ok {
+		out = fieldsOf(t)
+		b.fields[t] = out
+	}
+	return out
 }
 
 // build reads every source into the tree.
@@ -217,7 +229,7 @@ func (b *builder) section(s *source, n *yaml.Node, f field, path string, level i
 		}
 	}
 	out := map[string]any{}
-	fields := fieldsOf(t)
+	fields := b.fieldsOf(t)
 	for _, kv := range pairs {
 		key := kv.key.Value
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key })
