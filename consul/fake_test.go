@@ -119,6 +119,11 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%q", f.leader)
 		return
 	}
+	f.serve(w, r)
+}
+
+// serve answers a health query as Consul does.
+func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 	name, ok := strings.CutPrefix(r.URL.Path, "/v1/health/service/")
 	if !ok {
 		http.Error(w, "not a path of the fake", http.StatusNotFound)

@@ -151,15 +151,15 @@ func (v *watch) step(ctx context.Context) error {
 			}
 		}
 	}
-	v.pace.charge(priceOf(len(ans.body)))
 	if asked == 0 {
 		v.hold(ans.index, snap)
 	}
-	if ans.index == 0 {
-		v.pace.charge(fullPrice) // no index to block on: this is polling
-	}
 	v.index, v.highest = ans.index, ans.index
-	v.use(snap, ans.at)
+	if v.use(snap, ans.at) && ans.index > 0 {
+		v.pace.charge(priceOf(len(ans.body)))
+	} else {
+		v.pace.charge(fullPrice) // also where there is no index to block on: this is polling
+	}
 	return nil
 }
 
@@ -332,8 +332,9 @@ func (v *watch) stale(err error) bool {
 	return !v.stopped && v.w.catalog.Stale(v.key, err)
 }
 
-// use makes snap the catalog's, together with what is held.
-func (v *watch) use(snap discovery.Snapshot, at time.Time) {
+// use makes snap the catalog's, together with what is held, and reports
+// whether the instances changed.
+func (v *watch) use(snap discovery.Snapshot, at time.Time) bool {
 	v.recovered()
 	before := v.w.catalog.State(v.key)
 	v.last, v.loaded, v.trouble = snap, true, false
@@ -349,7 +350,7 @@ func (v *watch) use(snap discovery.Snapshot, at time.Time) {
 	v.mu.Lock()
 	if v.stopped {
 		v.mu.Unlock()
-		return
+		return false
 	}
 	changed := v.w.catalog.Apply(v.key, snap)
 	took := time.Since(at)
@@ -362,7 +363,7 @@ func (v *watch) use(snap discovery.Snapshot, at time.Time) {
 		v.fresh()
 	}
 	if !changed {
-		return
+		return false
 	}
 	if v.w.o.OnApply != nil {
 		v.w.o.OnApply(v.key, took)
@@ -371,6 +372,7 @@ func (v *watch) use(snap discovery.Snapshot, at time.Time) {
 		v.w.o.Snapshot.Touch()
 	}
 	v.report(before.Snapshot, snap, took)
+	return true
 }
 
 // recovered ends a run of failures.
