@@ -302,6 +302,10 @@ func TestLateFailuresDoNotCountAfterReturn(t *testing.T) {
 	if m := member(t, p, "a"); m.State != balancer.StateServing {
 		t.Errorf("requests of before its ejection ejected it again: %s", m.EjectReason)
 	}
+	fail(t, p, "a", balancer.Timeout, 2)
+	if m := member(t, p, "a"); m.State != balancer.StateServing {
+		t.Errorf("requests of before its ejection count: %s", m.EjectReason)
+	}
 }
 
 func TestOperatorEjectsAndRestores(t *testing.T) {
@@ -408,6 +412,15 @@ func TestSuspectsServeInAPanic(t *testing.T) {
 		if s := p.Stats(); !s.Panic || s.Usable != 0 || s.Serving != 1 {
 			t.Errorf("stats %+v", s)
 		}
+		// Maintenance is somebody's will, whatever the agent does.
+		inMaintenance := instance("a", agentGone)
+		inMaintenance.Status = discovery.StatusMaintenance
+		p.Set(snapshot(inMaintenance, instance("b", critical)))
+		if _, err := p.Pick(); !errors.Is(err, balancer.ErrNoHealthy) {
+			t.Errorf("maintenance and critical: %v, want ErrNoHealthy", err)
+		}
+		p.Set(snapshot(instance("a", agentGone, weight(7)), instance("b", critical)))
+
 		// Our own traffic proves it dead.
 		fail(t, p, "a", balancer.Refused, 1)
 		if _, err := p.Pick(); !errors.Is(err, balancer.ErrNoHealthy) {
@@ -464,8 +477,8 @@ func TestRunJoinsItsProbes(t *testing.T) {
 		if err := <-done; err != nil || !ended.Load() {
 			t.Errorf("Run: %v, probe ended %v", err, ended.Load())
 		}
-		if m := member(t, p, "a"); m.State != balancer.StateEjected {
-			t.Errorf("%v by a probe that was cut off", m.State)
+		if m := member(t, p, "a"); m.State != balancer.StateEjected || m.Ejections != 1 {
+			t.Errorf("%v, %d ejections by a probe that was cut off", m.State, m.Ejections)
 		}
 	})
 }

@@ -361,19 +361,52 @@ func TestEventsTellWhatSnapshotsChange(t *testing.T) {
 	r.want(t)
 }
 
+// A hook may change the pool; what that causes is told after what came before.
 func TestEventsMayCallThePool(t *testing.T) {
 	var p *balancer.Pool
-	var kinds []balancer.EventKind
+	var got []string
 	p = newPool(t, balancer.Options{OnEvent: func(e balancer.Event) {
-		kinds = append(kinds, e.Kind)
+		got = append(got, string(e.Kind)+" "+e.Instance.ID)
 		p.Stats()
-		if e.Kind == balancer.EventJoined {
-			p.Set(snapshot(instance("a")))
+		if e.Kind == balancer.EventJoined && e.Instance.ID == "b" {
+			p.Set(snapshot(instance("a"), instance("c")))
 		}
 	}}, instance("a"))
-	p.Set(snapshot(instance("a"), instance("b")))
-	if want := []balancer.EventKind{balancer.EventJoined, balancer.EventLeft}; !slices.Equal(kinds, want) {
-		t.Errorf("events %v, want %v", kinds, want)
+	p.Set(snapshot(instances(3)...))
+	if want := []string{"joined b", "joined c", "left b"}; !slices.Equal(got, want) {
+		t.Errorf("events %q, want %q", got, want)
+	}
+}
+
+func TestStatesAndStats(t *testing.T) {
+	p := newPool(t, balancer.DefaultOptions(),
+		instance("drained", weight(0)), instance("critical", critical), instance("maintenance", status(discovery.StatusMaintenance)),
+		instance("warning", status(discovery.StatusWarning), weight(3)), instance("odd", status(discovery.StatusUnknown)),
+		instance("ejected"), instance("serving", weight(9)))
+	p.Eject("ejected", time.Hour, "test")
+	states := map[string]bool{"drained": false, "critical": false, "maintenance": false, "warning": true, "odd": false, "ejected": false, "serving": true}
+	for id, serving := range states {
+		m := member(t, p, id)
+		want := id
+		switch id {
+		case "warning":
+			want = "serving"
+		case "odd":
+			want = "critical"
+		}
+		if m.State.String() != want || m.Serving != serving {
+			t.Errorf("%s: state %s, serving %v; want %s, %v", id, m.State, m.Serving, want, serving)
+		}
+	}
+	if m := member(t, p, "serving"); m.Weight != 9 || m.Effective != 9 || m.Share != 0.75 || m.Ramp != 1 {
+		t.Errorf("weight %d, effective %v, share %v, ramp %v; want 9, 9, 0.75, 1", m.Weight, m.Effective, m.Share, m.Ramp)
+	}
+	got := p.Stats()
+	got.Updated = time.Time{}
+	want := balancer.Stats{Name: "orders", Policy: "weighted", Total: 7, Serving: 2, Usable: 2, Ejected: 1, Drained: 1,
+		Passing: 3, Warning: 1, Critical: 2, Maintenance: 1, Ejections: 1}
+	if got != want {
+		t.Errorf("stats\n%+v, want\n%+v", got, want)
 	}
 }
 

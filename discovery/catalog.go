@@ -138,7 +138,8 @@ func (c *Catalog) Stale(key string, err error) bool {
 // Subscribe calls fn with the current snapshot of key, if there is one, and
 // then with every later one whose instances differ, in order, in the
 // goroutine that applies it. fn must not call back into the catalog for the
-// same key. The returned function ends the subscription.
+// same key. The returned function ends the subscription; a call of fn that runs
+// just then still ends.
 func (c *Catalog) Subscribe(key string, fn func(Snapshot)) (cancel func()) {
 	e := c.entry(key)
 	e.apply.Lock()

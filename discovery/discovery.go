@@ -9,6 +9,8 @@ package discovery
 import (
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -121,18 +123,26 @@ type Query struct {
 
 // Key returns the string under which the catalog keeps the query's snapshots:
 // the service's name alone where nothing else is set, so that names stay
-// readable in logs and on the status page.
+// readable in logs and on the status page. Different queries have different
+// keys: a value that could be taken for the end of its field is quoted.
 func (q Query) Key() string {
-	key := q.Service
-	add := func(sep, v string) {
+	key := quoted(q.Service, `@/?#"`)
+	add := func(sep, v, special string) {
 		if v != "" {
-			key += sep + v
+			key += sep + quoted(v, special)
 		}
 	}
-	add("@", q.Datacenter)
-	add("/ns:", q.Namespace)
-	add("/ap:", q.Partition)
-	add("?", q.Filter)
-	add("#", q.Address)
+	add("@", q.Datacenter, `@/?#"`)
+	add("/ns:", q.Namespace, `@/?#"`)
+	add("/ap:", q.Partition, `@/?#"`)
+	add("?", q.Filter, "#") // holds quotes most often; only an address comes after it
+	add("#", q.Address, `@/?#"`)
 	return key
+}
+
+func quoted(v, special string) string {
+	if strings.ContainsAny(v, special) {
+		return strconv.Quote(v)
+	}
+	return v
 }
