@@ -27,6 +27,16 @@ func (b *builder) canonicalise(c *Config) {
 			}
 		}
 	}
+	if !c.Consul.Token.Empty() && c.Consul.TokenFile != "" {
+		// One is enough: that of the higher layer. Of one layer both are a
+		// fault, which check reports.
+		switch token, file := b.layerOf("consul.token"), b.layerOf("consul.token_file"); {
+		case token > file:
+			c.Consul.TokenFile = ""
+		case token < file:
+			c.Consul.Token = Secret{}
+		}
+	}
 	for i := range c.Policies {
 		c.Policies[i].Middleware.canonicalise()
 	}
@@ -56,6 +66,20 @@ func (b *builder) canonicalise(c *Config) {
 		}
 	}
 	c.addImplicit()
+}
+
+// layerOf ranks where a value comes from: CONSUL_* variables, the file,
+// PROCONSUL_* variables, the command line.
+func (b *builder) layerOf(path string) int {
+	switch o := b.places[path].origin; {
+	case strings.HasPrefix(o, "env CONSUL_"):
+		return 0
+	case o == "":
+		return 1
+	case strings.HasPrefix(o, "env "):
+		return 2
+	}
+	return 3
 }
 
 func (m *Middleware) canonicalise() {

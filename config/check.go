@@ -185,11 +185,7 @@ func (b *builder) checkConsul(c *Config) {
 	case k.Addr == "" && !k.Disabled && b.sound("consul.addr"):
 		b.fault(Fault{Path: "consul.addr", Code: CodeMissing, Message: "consul.addr is empty", Hint: "write consul: {disabled: true} to run without Consul"})
 	}
-	if b.places["consul.token"].origin == b.places["consul.token_file"].origin {
-		// Of different layers the one file or variable is a fallback; in the
-		// same one it is a contradiction.
-		b.exclusive("consul", "token", "token_file", !k.Token.Empty(), k.TokenFile != "")
-	}
+	b.exclusive("consul", "token", "token_file", !k.Token.Empty(), k.TokenFile != "")
 	b.keyPair("consul.tls", k.TLS)
 }
 

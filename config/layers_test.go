@@ -63,6 +63,14 @@ func TestLayers(t *testing.T) {
 			}},
 		{name: "a variable opens an optional section", env: map[string]string{"PROCONSUL_REDIS_TLS_SERVER_NAME": "r"},
 			want: func(c *config.Config) (any, any) { return c.Redis.TLS, &config.ClientTLS{ServerName: "r"} }},
+		{name: "a token of the file over a token file of Consul's", env: map[string]string{"CONSUL_HTTP_TOKEN_FILE": "/x"}, file: []byte("consul: {token: t}"),
+			want: func(c *config.Config) (any, any) {
+				return [2]string{c.Consul.Token.Reveal(), c.Consul.TokenFile}, [2]string{"t", ""}
+			}},
+		{name: "a token file of a variable over a token of the file", env: map[string]string{"PROCONSUL_CONSUL_TOKEN_FILE": "/x"}, file: []byte("consul: {token: t}"),
+			want: func(c *config.Config) (any, any) {
+				return [2]string{c.Consul.Token.Reveal(), c.Consul.TokenFile}, [2]string{"", "/x"}
+			}},
 		{name: "empty variable is none", env: map[string]string{"PROCONSUL_CONSUL_ADDR": ""}, file: file,
 			want: func(c *config.Config) (any, any) { return c.Consul.Addr, "file:8500" }},
 		{name: "set over all", env: map[string]string{"PROCONSUL_CONSUL_ADDR": "env:1"}, file: file, set: map[string]string{"consul.addr": "flag:1"},
