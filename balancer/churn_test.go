@@ -1,11 +1,14 @@
 package balancer_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -24,6 +27,15 @@ func TestChurn(t *testing.T) {
 		o := balancer.DefaultOptions()
 		o.Policy = policy
 		o.MassDrop.Disabled = true // it keeps critical ones on purpose
+		// All that time does happens while snapshots come.
+		o.SlowStart, o.Outlier.EjectFor, o.Outlier.MaxEjectFor = 5*time.Millisecond, time.Millisecond, 2*time.Millisecond
+		o.Probe = func(context.Context, discovery.Instance) error {
+			if rand.IntN(2) == 0 {
+				return errors.New("down")
+			}
+			return nil
+		}
+		o.OnEvent = func(balancer.Event) {}
 		p, err := balancer.New("orders", o)
 		if err != nil {
 			rt.Fatal(err)
@@ -60,6 +72,8 @@ func TestChurn(t *testing.T) {
 
 		stop := make(chan struct{})
 		var wg sync.WaitGroup
+		ctx, cancel := context.WithCancel(context.Background())
+		wg.Go(func() { _ = p.Run(ctx) })
 		var wrong atomic.Pointer[string]
 		for w := range 3 {
 			wg.Go(func() {
@@ -115,9 +129,12 @@ func TestChurn(t *testing.T) {
 				p.Restore(id, "test")
 			case 2:
 				_ = p.Configure(o)
+			default:
+				p.Members()
 			}
 		}
 		close(stop)
+		cancel()
 		wg.Wait()
 		if s := wrong.Load(); s != nil {
 			rt.Fatal(*s)
