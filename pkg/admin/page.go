@@ -275,5 +275,8 @@ func formatClock(t time.Time) string {
 	if t.IsZero() {
 		return "–"
 	}
+	if time.Since(t) > 24*time.Hour {
+		return t.UTC().Format("2006-01-02 15:04")
+	}
 	return t.UTC().Format("15:04:05")
 }

@@ -50,7 +50,7 @@ function span(seconds) {
   return Math.floor(s / 86400) + "d " + Math.floor(s % 86400 / 3600) + "h";
 }
 const ago = t => t ? span((now() - Date.parse(t)) / 1000) : "–";
-const clock = t => t ? t.slice(11, 19) : "–";
+const clock = t => !t ? "–" : now() - Date.parse(t) < 864e5 ? t.slice(11, 19) : t.slice(0, 16).replace("T", " "); // UTC, as it comes
 const shortID = id => id.slice(id.indexOf("/") + 1);
 
 // --- what is known ---------------------------------------------------------
@@ -124,7 +124,8 @@ function serviceRow(first) {
   const [rps, p50, p99, errors] = cells("req/s", "p50", "p99", "errors"), [flight] = cells("in flight");
   const breakerCell = el("span", breaker); breakerCell.dataset.l = "breaker";
   const summary = el("summary.row.svc-row", el("span.name", name, " ", service, " ", stale), el("span.health", health, segments), rps, p50, p99, errors, breakerCell, flight);
-  const why = el("p.why"), box = el("div"), node = el("details.svc", summary, el("div.insts", why, box));
+  const titles = el("div.row.head.inst-row", ...["instance", "state", "weight and share"].map(t => el("span", t)), ...["in flight", "requests", "failures", "p50", "p99"].map(t => el("span.n", t)));
+  const why = el("p.why"), box = el("div"), node = el("details.svc", summary, el("div.insts", why, titles, box));
   const list = new List(box, instanceRow);
   const total = [...known.instances.values()].reduce((n, l) => n + l.size, 0);
   node.open = total <= 24 || first.health !== "ok";
@@ -134,6 +135,7 @@ function serviceRow(first) {
     const hit = matches(shown.name + " " + shown.service);
     const items = [...(known.instances.get(shown.name)?.values() ?? [])].filter(i => hit || matches(instanceText(i)));
     items.sort((a, b) => a.id < b.id ? -1 : 1);
+    titles.hidden = !items.length;
     list.show(items, i => i.id, "No instances are registered.");
   };
   node.addEventListener("toggle", instances);
@@ -247,9 +249,9 @@ function tile(title, sparkOf) {
   return { node, set(value, suffix, below, alarm) {
     put(big, value); put(unit, " " + suffix); put(sub, below ?? ""); node.classList.toggle("alarm", !!alarm);
     if (!spark || history.length < 2) return;
-    const top = Math.max(...history.map(sparkOf), 1e-9), points = history.map((h, i) => (300 - (history.length - 1 - i)) + " " + (96 - 90 * sparkOf(h) / top).toFixed(1));
+    const top = Math.max(...history.map(sparkOf), 1e-9), step = 300 / Math.max(history.length - 1, 60), points = history.map((h, i) => (300 - (history.length - 1 - i) * step).toFixed(1) + " " + (96 - 90 * sparkOf(h) / top).toFixed(1));
     line.setAttribute("d", "M" + points.join("L"));
-    area.setAttribute("d", "M" + points.join("L") + "V100H" + (301 - history.length) + "Z");
+    area.setAttribute("d", "M" + points.join("L") + "V100H" + (300 - (history.length - 1) * step).toFixed(1) + "Z");
   } };
 }
 let top_;
