@@ -101,7 +101,7 @@ func TestChurn(t *testing.T) {
 				}
 			})
 		}
-		for range 60 {
+		for range 30 {
 			var ins []discovery.Instance
 			excluded := make([]bool, n)
 			for i := range n {
