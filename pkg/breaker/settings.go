@@ -56,6 +56,13 @@ type compiled struct {
 	circuit *circuit // nil until the breaker is first enabled
 }
 
+// Check returns everything that is wrong with the settings, before a running
+// breaker is given them.
+func (s Settings) Check() error {
+	_, err := s.compile()
+	return err
+}
+
 func (s Settings) compile() (*compiled, error) {
 	var faults []error
 	whole := func(name string, value *int, least, most, def int) {

@@ -3,3 +3,118 @@
 // upstream. It is the only door to gorilla/mux. It never touches what lives on
 // across a reload: pools, breakers and connections are handed in by name.
 package gateway
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/limiter"
+	"github.com/proconsul/proconsul/pkg/metrics"
+	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
+	"github.com/proconsul/proconsul/pkg/proxy"
+)
+
+// Deps is what routes are built from. Everything in it outlives a table.
+type Deps struct {
+	Log       *slog.Logger
+	AccessLog *accesslog.Log // nil: none
+	Metrics   *metrics.Metrics
+	Limiter   *limiter.Limiter
+
+	// Upstream returns the upstream of that name.
+	Upstream func(name string) (*proxy.Upstream, error)
+}
+
+// Build compiles every route of cfg, or returns every fault that keeps it from
+// doing so. It changes nothing that is live.
+func Build(cfg *config.Config, d Deps) (*Table, error) {
+	var routes []*Route
+	var faults []error
+	for i := range cfg.Routes {
+		rt, err := buildRoute(cfg, &cfg.Routes[i], d)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("route %s: %w", cfg.Routes[i].Name, err))
+			continue
+		}
+		routes = append(routes, rt)
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	t, err := newTable(routes)
+	if err != nil {
+		return nil, err
+	}
+	// Requests that match no route go through the same chain, without the
+	// steps that only a route can ask for.
+	t.refuse, err = chain(cfg, nil, d, http.HandlerFunc(refuse))
+	return t, err
+}
+
+func buildRoute(cfg *config.Config, rc *config.Route, d Deps) (*Route, error) {
+	p, err := parsePattern(rc.Match.Path)
+	if err != nil {
+		return nil, err
+	}
+	last, err := destination(rc, d)
+	if err != nil {
+		return nil, err
+	}
+	handler, err := chain(cfg, rc, d, last)
+	if err != nil {
+		return nil, err
+	}
+	return &Route{Config: *rc, pattern: p, handler: handler}, nil
+}
+
+// destination is what stands at the end of a route's chain.
+func destination(rc *config.Route, d Deps) (http.Handler, error) {
+	if rc.Redirect != nil {
+		return redirect(*rc.Redirect), nil
+	}
+	up, err := d.Upstream(rc.Upstream.Service)
+	if err != nil {
+		return nil, err
+	}
+	return proxy.New(up, proxy.RouteOptions{
+		Strip:   rc.Upstream.Strip,
+		Prepend: rc.Upstream.Prepend,
+		Host:    rc.Upstream.Host,
+		Timeout: rc.Upstream.Timeout,
+	}), nil
+}
+
+// redirect answers with a Location in which {path} and {query} are those of
+// the request; {query} brings its own question mark.
+func redirect(c config.Redirect) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		query := ""
+		if r.URL.RawQuery != "" {
+			query = "?" + r.URL.RawQuery
+		}
+		w.Header().Set("Location", strings.NewReplacer("{path}", r.URL.EscapedPath(), "{query}", query).Replace(c.To))
+		w.WriteHeader(c.Code)
+	})
+}
+
+// Handler serves requests by the current table. It is safe for concurrent use.
+type Handler struct{ table atomic.Pointer[Table] }
+
+// NewHandler returns a handler that serves by t.
+func NewHandler(t *Table) *Handler {
+	h := &Handler{}
+	h.table.Store(t)
+	return h
+}
+
+// Swap makes t the current table. Requests that have been matched finish by
+// the table that they were matched in.
+func (h *Handler) Swap(t *Table) { h.table.Store(t) }
+
+// Table returns the current table.
+func (h *Handler) Table() *Table { return h.table.Load() }

@@ -38,6 +38,8 @@ type Table struct {
 	exact map[string]*hostTable
 	wild  []wildHost // longest first
 	any   *hostTable
+
+	refuse http.Handler // the chain of requests that no route serves
 }
 
 type wildHost struct {

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/app"
+)
+
+// configFlags say where the configuration comes from.
+type configFlags struct {
+	path string
+	set  []string
+}
+
+func (f *configFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.path, "config", "c", "", "configuration: a file, or a directory of *.yaml files")
+	cmd.Flags().StringArrayVar(&f.set, "set", nil, "KEY=VALUE that beats the file, as consul.addr=10.0.0.1:8500 (repeatable)")
+	_ = cmd.MarkFlagRequired("config") // it exists, see the line above
+}
+
+func (f *configFlags) options() (config.LoadOptions, error) {
+	o := config.LoadOptions{Set: map[string]string{}}
+	for _, s := range f.set {
+		key, value, ok := strings.Cut(s, "=")
+		if !ok {
+			return o, usage("--set %q: want KEY=VALUE", s)
+		}
+		o.Set[key] = value
+	}
+	return o, nil
+}
+
+// load reads the configuration. What is wrong with it is the caller's to mend.
+func (f *configFlags) load() (*config.Config, error) {
+	o, err := f.options()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := config.Load(f.path, o)
+	if err != nil {
+		return nil, invalid{faults(err)}
+	}
+	return cfg, nil
+}
+
+// faults words every fault of a configuration, one below the other.
+func faults(err error) error {
+	var fs *config.Faults
+	if !errors.As(err, &fs) {
+		return err
+	}
+	var b strings.Builder
+	_ = fs.Text(&b) // a Builder takes everything
+	return errors.New(strings.TrimRight(b.String(), "\n"))
+}
+
+func runCommand() *cobra.Command {
+	var from configFlags
+	var watch bool
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the gateway",
+		Long: `Runs the gateway until SIGTERM or SIGINT, then turns unready, deregisters, waits
+shutdown.delay, stops accepting, and lets requests in flight finish for up to
+shutdown.grace. A second signal ends it at once. SIGHUP, or a change of the
+configuration, reloads; a configuration that is not valid changes nothing.`,
+		Example: "  proconsul run -c /etc/proconsul/proconsul.yaml\n  proconsul run -c conf.d/ --set consul.addr=10.0.0.1:8500",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := from.load()
+			if err != nil {
+				return err
+			}
+			log := newLogger(cmd.ErrOrStderr(), cfg.Log)
+			if cfg.Warnings.Len() > 0 {
+				for _, f := range cfg.Warnings.All {
+					log.Warn("configuration warning", "fault", f.String())
+				}
+			}
+			a, err := app.New(cfg, app.Options{
+				Version:   version,
+				Log:       log,
+				AccessLog: cmd.OutOrStdout(),
+				Load:      from.load,
+				Watch:     from.watcher(watch),
+			})
+			if err != nil {
+				return err
+			}
+			return a.Run(cmd.Context())
+		},
+	}
+	from.add(cmd)
+	cmd.Flags().BoolVar(&watch, "watch", true, "reload when the configuration changes; SIGHUP reloads in any case")
+	return cmd
+}
+
+// watcher calls its argument after SIGHUP and, with files, after a change of
+// the configuration's directory.
+func (f *configFlags) watcher(files bool) func(ctx context.Context, changed func(source string)) error {
+	return func(ctx context.Context, changed func(source string)) error {
+		hup := make(chan os.Signal, 1)
+		signal.Notify(hup, syscall.SIGHUP)
+		defer signal.Stop(hup)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		failed := make(chan error, 1)
+		if files {
+			wg.Go(func() { failed <- config.Watch(ctx, f.path, func() { changed("file") }) })
+		}
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-hup:
+				changed("signal")
+			case err := <-failed:
+				if err != nil {
+					return fmt.Errorf("watch %s: %w", f.path, err)
+				}
+			}
+		}
+	}
+}
+
+func newLogger(w io.Writer, c config.Log) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // checked with the configuration
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, o))
+	}
+	return slog.New(slog.NewJSONHandler(w, o))
+}

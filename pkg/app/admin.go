@@ -1,0 +1,142 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/discovery"
+	"github.com/proconsul/proconsul/pkg/admin"
+	"github.com/proconsul/proconsul/pkg/breaker"
+)
+
+// eventsKept is how many events the status page can look back on.
+const eventsKept = 1000
+
+// operators is the operators' listener.
+type operators struct {
+	listener net.Listener
+	http     *http.Server
+	handler  *admin.Admin
+}
+
+func (a *App) openAdmin(cfg *config.Config) error {
+	c := cfg.Admin
+	if c.Addr == "" {
+		return nil
+	}
+	var tokens []admin.Token
+	for _, t := range c.Tokens {
+		tokens = append(tokens, admin.Token{Name: t.Name, Role: admin.Role(t.Role), Value: t.Token.Reveal()})
+	}
+	if err := admin.CheckExposure(c.Addr, tokens, c.Insecure); err != nil {
+		return err
+	}
+	if c.Insecure {
+		a.log.Warn("the admin listener is open to everyone who reaches it", "addr", c.Addr, "key", "admin.insecure")
+	}
+	l, err := listen("admin", c.Addr)
+	if err != nil {
+		return err
+	}
+	a.stack.push("admin listener", closeOnce(l))
+	handler := admin.New(admin.Options{
+		Status:   a.status,
+		Ready:    a.readyChecks,
+		Metrics:  a.metrics.Handler(),
+		Events:   a.events,
+		Log:      a.log.With("component", "admin"),
+		Tokens:   tokens,
+		Insecure: c.Insecure,
+		Reload:   func(context.Context, string) error { return a.Reload("api") },
+	})
+	a.admin = &operators{listener: l, http: handler.Server(), handler: handler}
+	return nil
+}
+
+func (o *operators) serve(context.Context) error {
+	if err := o.http.Serve(o.listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// close ends the live streams and every connection: viewers poll again.
+func (o *operators) close() {
+	o.handler.Close()
+	_ = o.http.Close() // nothing is owed to a viewer
+}
+
+func (a *App) readyChecks() admin.Readiness {
+	ok, why := a.readiness()
+	return admin.Readiness{Ready: ok, Checks: []admin.ReadyCheck{
+		{Name: "config", OK: true, Detail: a.current.Load().config.Hash},
+		{Name: "catalog", OK: ok || a.draining.Load(), Detail: why},
+		{Name: "draining", OK: !a.draining.Load()},
+	}}
+}
+
+// tell puts an event on the events page and hands it to who listens.
+func (a *App) tell(e Event) {
+	if e.At.IsZero() {
+		e.At = time.Now()
+	}
+	a.events.Append(e)
+	if a.options.OnEvent != nil {
+		a.options.OnEvent(e)
+	}
+}
+
+// onPoolEvent tells the log and the events page what happened in a pool.
+func (a *App) onPoolEvent(e balancer.Event) {
+	log := a.log.With("component", "balancer", "upstream", e.Pool)
+	ev := admin.Event{At: e.At, Kind: "instance", Severity: admin.Info, Service: e.Pool, Instance: e.Instance.ID}
+	attrs := []any{"event", string(e.Kind), "instance", e.Instance.ID, "address", e.Instance.Address}
+	if e.Reason != "" {
+		attrs = append(attrs, "reason", e.Reason)
+	}
+	switch e.Kind {
+	case balancer.EventJoined:
+		ev.Message = fmt.Sprintf("%s joined as %s", e.Instance.Address, e.Instance.Status)
+	case balancer.EventLeft:
+		ev.Message = fmt.Sprintf("%s left", e.Instance.Address)
+	case balancer.EventStatusChanged:
+		ev.Message = fmt.Sprintf("%s is %s, was %s", e.Instance.Address, e.To, e.From)
+		if e.To != discovery.StatusPassing {
+			ev.Severity = admin.Warn
+		}
+		attrs = append(attrs, "from", e.From.String(), "to", e.To.String())
+	case balancer.EventEjected, balancer.EventProbeFailed, balancer.EventDisproved, balancer.EventGuardOn, balancer.EventPanicOn:
+		ev.Severity = admin.Warn
+		fallthrough
+	default:
+		ev.Message = string(e.Kind)
+	}
+	if e.Reason != "" {
+		ev.Message += ": " + e.Reason
+	}
+	if ev.Severity == admin.Warn {
+		log.Warn("pool changed", attrs...)
+	} else {
+		log.Info("pool changed", attrs...)
+	}
+	a.tell(ev)
+}
+
+// onBreaker tells the log, the metrics and the events page of a breaker.
+func (a *App) onBreaker(name string, s breaker.State) {
+	ev := admin.Event{Kind: "breaker", Severity: admin.Info, Service: name, Message: "breaker " + s.String()}
+	if s == breaker.Open {
+		ev.Severity = admin.Error
+		a.log.Warn("breaker changed", "component", "breaker", "upstream", name, "state", s.String())
+	} else {
+		a.log.Info("breaker changed", "component", "breaker", "upstream", name, "state", s.String())
+	}
+	a.metrics.Upstream(name).BreakerTransition(s.String())
+	a.tell(ev)
+}

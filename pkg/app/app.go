@@ -1,0 +1,516 @@
+// Package app wires the gateway: it knows every other package, and none knows
+// it. New acquires, Run serves until its context ends and then goes down in
+// order, Reload takes over a changed configuration.
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/consul"
+	"github.com/proconsul/proconsul/discovery"
+	"github.com/proconsul/proconsul/pkg/admin"
+	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/gateway"
+	"github.com/proconsul/proconsul/pkg/limiter"
+	"github.com/proconsul/proconsul/pkg/metrics"
+	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
+	"github.com/proconsul/proconsul/pkg/problem"
+)
+
+// Options are what an App is made with beside its configuration.
+type Options struct {
+	Version string
+	Log     *slog.Logger
+
+	// AccessLog is where access lines go when the configuration names no file;
+	// nil: standard output.
+	AccessLog io.Writer
+
+	// OnEvent is told of everything that the events page shows; it must not
+	// block. It may be nil.
+	OnEvent func(Event)
+
+	// Load reads the configuration anew for a reload; nil: reloads are refused.
+	Load func() (*config.Config, error)
+
+	// Watch calls its argument whenever the configuration may have changed,
+	// with what says so (file, signal), until the context ends; nil: nobody
+	// watches.
+	Watch func(ctx context.Context, changed func(source string)) error
+}
+
+// Event is something that happened to the gateway or to what it watches.
+type Event = admin.Event
+
+// App is one gateway replica.
+type App struct {
+	options Options
+	log     *slog.Logger
+	id      string // of this replica
+	started time.Time
+
+	stack     stack
+	parts     *group // what serves requests stands on: watches, pools, logs
+	metrics   *metrics.Metrics
+	catalog   *discovery.Catalog
+	client    *consul.Client    // nil: Consul is disabled
+	watcher   *consul.Watcher   // nil: likewise
+	replicas  *consul.Replicas  // nil: likewise
+	registrar *consul.Registrar // nil: the gateway does not register itself
+	limiter   *limiter.Limiter
+	upstreams *upstreams
+	accessLog *accesslog.Log // nil: none
+	handler   *gateway.Handler
+	public    []*server
+	admin     *operators // nil: none
+	events    *admin.Events
+
+	draining atomic.Bool
+	ready    chan struct{} // closed when the app is first ready
+	once     sync.Once
+
+	reloading sync.Mutex // one reload at a time
+	current   atomic.Pointer[loaded]
+}
+
+// loaded is the configuration that is served.
+type loaded struct {
+	config *config.Config
+	at     time.Time
+	err    string // why the last reload was refused; empty: it was not
+	errAt  time.Time
+}
+
+// New opens the listeners and prepares everything that cfg asks for. It starts
+// nothing; on an error all that was opened is closed again.
+func New(cfg *config.Config, o Options) (a *App, err error) {
+	a = &App{options: o, log: o.Log, id: replicaID(), started: time.Now(), ready: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.stack.unwind())
+		}
+	}()
+	a.parts = newGroup(context.Background())
+	a.stack.push("parts", a.parts.stop)
+
+	a.events = admin.NewEvents(eventsKept)
+	a.metrics = metrics.New(metrics.Options{Version: o.Version, Reasons: reasons(), Log: a.log})
+	a.catalog = discovery.NewCatalog()
+	if err := a.openConsul(cfg); err != nil {
+		return nil, err
+	}
+	if err := a.openLimiter(cfg); err != nil {
+		return nil, err
+	}
+	if err := a.openAccessLog(cfg); err != nil {
+		return nil, err
+	}
+	a.upstreams = &upstreams{
+		log: a.log.With("component", "upstreams"), catalog: a.catalog, metrics: a.metrics, via: "proconsul-" + a.id[strings.LastIndexByte(a.id, '-')+1:],
+		breakers: breaker.NewRegistry(a.log, a.onBreaker),
+		onEvent:  a.onPoolEvent, group: a.parts, live: map[string]*upstream{},
+	}
+	plan, table, err := a.build(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.openListeners(cfg, table); err != nil {
+		return nil, err
+	}
+	if err := a.openAdmin(cfg); err != nil {
+		return nil, err
+	}
+	if err := a.openRegistrar(cfg); err != nil {
+		return nil, err
+	}
+	a.current.Store(&loaded{config: cfg, at: time.Now()})
+	a.take(cfg, plan, table)
+	a.metrics.SetState(a.metricsState)
+	return a, nil
+}
+
+func reasons() []string {
+	var list []string
+	for _, r := range problem.Reasons() {
+		list = append(list, string(r))
+	}
+	return list
+}
+
+// replicaID tells replicas apart in logs and in the limiter's share; its last
+// part does so in Via fields, which clients see.
+func replicaID() string {
+	b := make([]byte, 4)
+	_, _ = rand.Read(b) // never fails, see crypto/rand
+	host, err := os.Hostname()
+	if err != nil {
+		host = "gateway"
+	}
+	return host + "-" + hex.EncodeToString(b)
+}
+
+// build thinks a configuration through: everything that can fail, and nothing
+// that is live.
+func (a *App) build(cfg *config.Config) (*plan, *gateway.Table, error) {
+	p, err := a.upstreams.plan(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	table, err := gateway.Build(cfg, gateway.Deps{
+		Log:       a.log.With("component", "gateway"),
+		AccessLog: a.accessLog,
+		Metrics:   a.metrics,
+		Limiter:   a.limiter,
+		Upstream:  p.get,
+	})
+	return p, table, err
+}
+
+// take makes what build returned the live state. It cannot fail.
+func (a *App) take(cfg *config.Config, p *plan, table *gateway.Table) {
+	queries, drop := a.upstreams.commit(p)
+	if a.watcher != nil {
+		a.watcher.Sync(append(queries, a.ownQuery(cfg)...))
+		a.awaitCatalog(queries)
+	}
+	a.handler.Swap(table)
+	drop()
+	if a.accessLog != nil {
+		a.accessLog.Configure(cfg.AccessLog)
+	}
+	a.metrics.Declare(names(cfg))
+	a.metrics.ConfigLoaded("file", cfg.Hash, time.Now())
+}
+
+// awaitCatalog gives services that a reload brought a moment to be looked up,
+// so that their routes do not begin with 503s. Before the app is ready there is
+// nothing to wait for: it is given no traffic.
+func (a *App) awaitCatalog(queries []discovery.Query) {
+	select {
+	case <-a.ready:
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	for _, q := range queries {
+		for ctx.Err() == nil && !a.catalog.State(q.Key()).Loaded {
+			wait(ctx, 2*time.Millisecond)
+		}
+	}
+}
+
+// ownQuery watches the gateway's own service, to know how many replicas live.
+func (a *App) ownQuery(cfg *config.Config) []discovery.Query {
+	return []discovery.Query{{Service: cfg.Registration.Name}}
+}
+
+func names(cfg *config.Config) metrics.Names {
+	var n metrics.Names
+	for _, rt := range cfg.Routes {
+		n.Routes = append(n.Routes, metrics.RouteName{Route: rt.Name, Upstream: rt.Upstream.Service})
+	}
+	for _, up := range cfg.Upstreams {
+		n.Upstreams = append(n.Upstreams, up.Name)
+	}
+	return n
+}
+
+func (a *App) openConsul(cfg *config.Config) error {
+	if cfg.Consul.Disabled {
+		return nil
+	}
+	c := cfg.Consul
+	client, err := consul.NewClient(consul.Options{
+		Addr: c.Addr, Scheme: c.Scheme, Token: c.Token.Reveal(), TokenFile: c.TokenFile,
+		Datacenter: c.Datacenter, Namespace: c.Namespace, Partition: c.Partition, Wait: c.Wait,
+		TLS: consul.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile,
+			ServerName: c.TLS.ServerName, SkipVerify: c.TLS.SkipVerify},
+	})
+	if err != nil {
+		return err
+	}
+	a.client = client
+	log := a.log.With("component", "consul")
+	o := consul.WatchOptions{
+		OnQuery: func(key string, err error, _ time.Duration) {
+			if err != nil {
+				a.metrics.WatchError(key)
+			}
+		},
+		OnApply: func(_ string, took time.Duration) { a.metrics.Propagation(took) },
+	}
+	if c.Snapshot != "" {
+		o.Snapshot = consul.NewSnapshotFile(c.Snapshot, a.catalog, log)
+		a.loadSnapshot(cfg, o.Snapshot, log)
+		a.parts.run("snapshot file", o.Snapshot.Run)
+	}
+	a.watcher = consul.NewWatcher(client, a.catalog, log, o)
+	a.replicas = consul.NewReplicas(a.catalog, discovery.Query{Service: cfg.Registration.Name})
+	a.stack.push("replica count", func() error { a.replicas.Close(); return nil })
+	return nil
+}
+
+// loadSnapshot fills the catalog with what was last known. A file that is not
+// there or is damaged only costs the warm start.
+func (a *App) loadSnapshot(cfg *config.Config, file *consul.SnapshotFile, log *slog.Logger) {
+	var queries []discovery.Query
+	for _, up := range cfg.Upstreams {
+		if q := queryOf(up); q != (discovery.Query{}) {
+			queries = append(queries, q)
+		}
+	}
+	switch got, err := file.Load(append(queries, a.ownQuery(cfg)...)); {
+	case err == nil:
+		log.Info("catalog loaded from the snapshot file", "path", cfg.Consul.Snapshot, "services", got.Services, "instances", got.Instances, "age", got.Age)
+	case consul.NoSnapshot(err):
+		log.Info("no snapshot file yet", "path", cfg.Consul.Snapshot)
+	default:
+		log.Warn("snapshot file ignored", "path", cfg.Consul.Snapshot, "err", err)
+	}
+}
+
+func (a *App) openListeners(cfg *config.Config, table *gateway.Table) error {
+	a.handler = gateway.NewHandler(table)
+	for _, c := range cfg.Listen {
+		l, err := listen(c.Name, c.Addr)
+		if err != nil {
+			return err
+		}
+		a.stack.push("listener "+c.Name, closeOnce(l))
+		a.public = append(a.public, newPublicServer(c, l, a.handler.Listener(c), a.log))
+	}
+	return nil
+}
+
+// closeOnce closes a listener that its server may have closed already.
+func closeOnce(l net.Listener) func() error {
+	return func() error {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+func (a *App) openRegistrar(cfg *config.Config) error {
+	if !cfg.Registration.Enabled || a.client == nil {
+		return nil
+	}
+	reg := cfg.Registration
+	port := a.public[0].listener.Addr().(*net.TCPAddr).Port
+	check := consul.Check{TTL: 15 * time.Second}
+	r, err := consul.NewRegistrar(a.client, consul.Registration{
+		Name: reg.Name, Address: reg.Address, Port: port, Tags: reg.Tags, Meta: reg.Meta, Check: check,
+	}, consul.RegistrarOptions{Log: a.log.With("component", "registrar")})
+	if err != nil {
+		return err
+	}
+	a.registrar = r
+	return nil
+}
+
+// Addr returns the address that the named public listener is bound to; the
+// first listener's for an empty name, nothing for an unknown one.
+func (a *App) Addr(name string) string {
+	for _, s := range a.public {
+		if name == "" || s.name == name {
+			return s.listener.Addr().String()
+		}
+	}
+	return ""
+}
+
+// AdminAddr returns the address of the admin listener, or nothing.
+func (a *App) AdminAddr() string {
+	if a.admin == nil {
+		return ""
+	}
+	return a.admin.listener.Addr().String()
+}
+
+// ID names this replica.
+func (a *App) ID() string { return a.id }
+
+// Ready is closed when the app is ready for traffic for the first time.
+func (a *App) Ready() <-chan struct{} { return a.ready }
+
+// Run serves until ctx ends, and then goes down in the order that loses no
+// request: unready, deregister, delay, stop accepting, drain. It returns nil
+// after an orderly end, else what failed. Call it once.
+func (a *App) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, a.stack.unwind()) }()
+
+	serving := newGroup(ctx)
+	if a.watcher != nil {
+		a.parts.run("consul watcher", a.watcher.Run)
+	}
+	a.parts.run("limiter", a.limiter.Run)
+	if a.accessLog != nil {
+		a.parts.run("access log", a.accessLog.Run)
+	}
+	for _, s := range a.public {
+		a.parts.run("listener "+s.name, s.serve)
+	}
+	if a.admin != nil {
+		a.parts.run("admin", a.admin.serve)
+	}
+	serving.run("readiness", a.awaitReady)
+	if a.registrar != nil {
+		serving.run("registrar", a.register)
+	}
+	if a.options.Watch != nil {
+		serving.run("config watch", func(ctx context.Context) error {
+			return a.options.Watch(ctx, func(source string) { _ = a.Reload(source) }) // it has logged what it refused
+		})
+	}
+	a.log.Info("started", "replica", a.id, "version", a.options.Version, "listen", a.Addr(""), "admin", a.AdminAddr(), "config", a.current.Load().config.Source)
+
+	select {
+	case <-ctx.Done():
+	case <-serving.ctx.Done():
+		err = context.Cause(serving.ctx)
+	case <-a.parts.ctx.Done():
+		err = context.Cause(a.parts.ctx)
+	}
+	return errors.Join(err, a.goDown(serving))
+}
+
+// register keeps the gateway registered, from when it is ready.
+func (a *App) register(ctx context.Context) error {
+	select {
+	case <-a.ready:
+		return a.registrar.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// goDown ends what Run started, in order.
+func (a *App) goDown(serving *group) error {
+	cfg := a.current.Load().config
+	a.draining.Store(true)
+	a.log.Info("draining", "delay", cfg.Shutdown.Delay, "grace", cfg.Shutdown.Grace)
+	err := serving.stop() // deregisters
+	if a.parts.ctx.Err() == nil {
+		// Balancers and other gateways need a moment to hear of it.
+		wait(context.Background(), cfg.Shutdown.Delay)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cfg.Shutdown.Grace)
+	defer cancel()
+	for _, up := range a.upstreams.list() {
+		up.proxy.GoAway("")
+	}
+	var wg sync.WaitGroup
+	faults := make([]error, len(a.public))
+	for i, s := range a.public {
+		wg.Go(func() { faults[i] = s.shutdown(ctx) })
+	}
+	wg.Wait()
+	for _, fault := range faults {
+		if fault != nil { // the requests are lost, the end is orderly all the same
+			a.log.Warn("grace period is over", "err", fault)
+		}
+	}
+	if a.admin != nil {
+		a.admin.close()
+	}
+	a.log.Info("stopped", "replica", a.id)
+	return err
+}
+
+// awaitReady closes Ready once every pool has been loaded.
+func (a *App) awaitReady(ctx context.Context) error {
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if ok, _ := a.readiness(); ok {
+			a.once.Do(func() { close(a.ready) })
+			a.log.Info("ready", "after", time.Since(a.started).Round(time.Millisecond))
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// readiness reports whether the replica should be given traffic, and if not,
+// why. Redis down or Consul lost after the first answer leave it ready: it
+// serves on what it has.
+func (a *App) readiness() (ok bool, why string) {
+	if a.draining.Load() {
+		return false, "draining"
+	}
+	for _, up := range a.upstreams.list() {
+		if up.query == (discovery.Query{}) {
+			continue
+		}
+		if s := a.catalog.State(up.query.Key()); !s.Loaded {
+			why = fmt.Sprintf("no catalog: service %s has not been loaded", up.query.Key())
+			if s.Err != "" {
+				why += ": " + s.Err
+			}
+			return false, why
+		}
+	}
+	return true, ""
+}
+
+// Reload reads the configuration anew and takes it over, or refuses it and
+// changes nothing. The source is for logs and metrics: file, signal or api.
+func (a *App) Reload(source string) error {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	old := a.current.Load()
+	if a.options.Load == nil {
+		return errors.New("this gateway was not started from a file: there is nothing to reload")
+	}
+	cfg, err := a.options.Load()
+	if err == nil && cfg.Hash == old.config.Hash {
+		a.log.Info("reload: nothing has changed", "source", source, "config", cfg.Hash)
+		a.current.Store(&loaded{config: old.config, at: old.at})
+		return nil
+	}
+	var p *plan
+	var table *gateway.Table
+	if err == nil {
+		p, table, err = a.build(cfg)
+	}
+	if err != nil {
+		a.metrics.ConfigRefused(source)
+		a.current.Store(&loaded{config: old.config, at: old.at, err: err.Error(), errAt: time.Now()})
+		a.log.Error("reload refused", "source", source, "serving", old.config.Hash, "since", old.at, "err", err)
+		a.tell(admin.Event{Kind: "config", Severity: admin.Error, Message: "reload refused: " + err.Error()})
+		return err
+	}
+	// Nothing below this line can fail.
+	a.take(cfg, p, table)
+	a.current.Store(&loaded{config: cfg, at: time.Now()})
+	a.log.Info("reloaded", "source", source, "config", cfg.Hash, "routes", len(cfg.Routes))
+	if keys := old.config.NeedsRestart(cfg); len(keys) > 0 {
+		a.log.Warn("changed settings that need a restart were not taken over", "keys", keys)
+	}
+	a.tell(admin.Event{Kind: "config", Severity: admin.Info, Message: fmt.Sprintf("configuration %s taken over, %d routes", cfg.Hash, len(cfg.Routes))})
+	return nil
+}
+
+// Handler serves requests as the first listener does, for tests and
+// benchmarks without a socket.
+func (a *App) Handler() http.Handler { return a.public[0].http.Handler }

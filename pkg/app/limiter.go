@@ -1,0 +1,70 @@
+package app
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/admin"
+	"github.com/proconsul/proconsul/pkg/limiter"
+)
+
+// openLimiter makes the limiter on the shared store, or on this replica's own
+// account where none is named.
+func (a *App) openLimiter(cfg *config.Config) error {
+	o := limiter.Options{
+		Replica:  a.id,
+		Log:      a.log.With("component", "limiter"),
+		OnChange: a.onStore,
+		OnCall:   func(op string, took time.Duration, _ error) { a.metrics.RedisOp(op, took) },
+	}
+	if a.replicas != nil {
+		o.Replicas = a.replicas.Count
+	}
+	if r := cfg.Redis; r.Addr != "" {
+		o.Redis = &limiter.Redis{Addr: r.Addr, Username: r.Username, Password: r.Password.Reveal(), DB: r.DB, Timeout: r.Timeout}
+		if r.TLS != nil {
+			var err error
+			if o.Redis.TLS, err = clientTLS(*r.TLS); err != nil {
+				return fmt.Errorf("redis: %w", err)
+			}
+		}
+	}
+	var err error
+	a.limiter, err = limiter.New(o)
+	return err
+}
+
+func (a *App) onStore(s limiter.State) {
+	ev := admin.Event{Kind: "redis", Severity: admin.Info, Message: "Redis answers: limits are shared again"}
+	if !s.Up {
+		ev.Severity, ev.Message = admin.Warn, "Redis is away: limits are kept by each replica's share; "+s.LastError
+	}
+	a.tell(ev)
+}
+
+// clientTLS reads the files that c names.
+func clientTLS(c config.ClientTLS) (*tls.Config, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName, InsecureSkipVerify: c.SkipVerify}
+	if c.CAFile != "" {
+		pem, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("tls.ca_file: %w", err)
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("tls.ca_file: %s holds no PEM certificate", c.CAFile)
+		}
+	}
+	if c.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("tls.cert_file: %w", err)
+		}
+		t.Certificates = []tls.Certificate{cert}
+	}
+	return t, nil
+}

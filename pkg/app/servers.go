@@ -1,0 +1,119 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/proconsul/proconsul/config"
+)
+
+// server is one listener and the HTTP server on it.
+type server struct {
+	name     string
+	listener net.Listener
+	http     *http.Server
+}
+
+// listen opens addr. The error names the listener and the way out.
+func listen(name, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listener %s: %w (is another process on %s? change its addr)", name, err, addr)
+	}
+	return l, nil
+}
+
+// newPublicServer serves HTTP/1.1 and h2c by handler within c's limits.
+func newPublicServer(c config.Listen, l net.Listener, handler http.Handler, log *slog.Logger) *server {
+	if c.Limits.MaxConnections > 0 {
+		l = limitConnections(l, c.Limits.MaxConnections)
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &server{name: c.Name, listener: l, http: &http.Server{
+		Handler:           handler,
+		Protocols:         protocols,
+		ReadHeaderTimeout: c.Timeouts.ReadHeader,
+		IdleTimeout:       c.Timeouts.Idle,
+		MaxHeaderBytes:    int(c.Limits.MaxHeaderBytes),
+		// What net/http says of clients that misbehave is theirs, not ours.
+		ErrorLog: slog.NewLogLogger(log.With("listener", c.Name).Handler(), slog.LevelDebug),
+	}}
+}
+
+// serve serves until the server is shut down.
+func (s *server) serve(context.Context) error {
+	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// shutdown stops accepting, lets requests in flight finish until ctx ends, and
+// then closes what is left.
+func (s *server) shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listener %s: requests were still in flight at the end of the grace period: %w", s.name, err), s.http.Close())
+	}
+	return nil
+}
+
+// limitConnections accepts no more than n connections at a time; further ones
+// wait in the kernel's queue, where they cost the gateway nothing.
+func limitConnections(l net.Listener, n int) net.Listener {
+	return &limitedListener{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{})}
+}
+
+type limitedListener struct {
+	net.Listener
+	slots  chan struct{}
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *limitedListener) Accept() (net.Conn, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &limitedConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+func (l *limitedListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+type limitedConn struct {
+	net.Conn
+	release func()
+}
+
+func (c *limitedConn) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}
+
+// wait returns after d, or when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

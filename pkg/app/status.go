@@ -1,0 +1,232 @@
+package app
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/discovery"
+	"github.com/proconsul/proconsul/pkg/admin"
+	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/metrics"
+)
+
+// status gathers what the status endpoint shows.
+func (a *App) status() admin.Status {
+	cur := a.current.Load()
+	s := admin.Status{
+		Replica: a.replicaStatus(),
+		Config: admin.Config{Hash: cur.config.Hash, Source: cur.config.Source, LoadedAt: cur.at, State: "ok",
+			Error: cur.err, RefusedAt: cur.errAt},
+		Consul:    a.consulStatus(),
+		Redis:     a.redisStatus(),
+		Traffic:   admin.Traffic{Stats: statsOf(a.metrics.Stats())},
+		Upstreams: []admin.Upstream{},
+		Routes:    []admin.Route{},
+		Rejected:  []admin.Rejected{},
+	}
+	if cur.err != "" {
+		s.Config.State = "refused"
+	}
+	for _, up := range a.upstreams.list() {
+		row, rejected := a.upstreamStatus(up)
+		s.Traffic.InFlight += row.InFlight
+		s.Upstreams = append(s.Upstreams, row)
+		s.Rejected = append(s.Rejected, rejected...)
+	}
+	for _, rt := range a.handler.Table().Routes {
+		s.Routes = append(s.Routes, a.routeStatus(cur.config, rt.Config))
+	}
+	return s
+}
+
+func (a *App) replicaStatus() admin.Replica {
+	r := admin.Replica{ID: a.id, Version: a.options.Version, Go: runtime.Version(), State: "ready", Started: a.started}
+	if ok, why := a.readiness(); !ok {
+		r.State, r.Reasons = "starting", []string{why}
+		if a.draining.Load() {
+			r.State = "draining"
+		}
+	}
+	for _, l := range a.public {
+		r.Listeners = append(r.Listeners, l.listener.Addr().String())
+	}
+	return r
+}
+
+func (a *App) consulStatus() admin.Dependency {
+	if a.watcher == nil {
+		return admin.Dependency{State: "disabled"}
+	}
+	w := a.watcher.State()
+	d := admin.Dependency{State: "up", Address: w.Addr, LastContact: w.LastContact, Error: w.Err}
+	switch {
+	case w.LastContact.IsZero() && w.Err == "":
+		d.State = "starting"
+	case !w.Up:
+		d.State = "down"
+	}
+	for _, st := range a.catalog.States() {
+		if st.Stale() {
+			d.Stale = append(d.Stale, st.Key)
+		}
+	}
+	if w.Leader != "" {
+		d.Detail = fmt.Sprintf("leader %s, %d watches", w.Leader, len(w.Watches))
+	}
+	return d
+}
+
+func (a *App) redisStatus() admin.Dependency {
+	st := a.limiter.State()
+	if !st.Configured {
+		return admin.Dependency{State: "disabled", Detail: "limits are this replica's own"}
+	}
+	d := admin.Dependency{State: "up", Address: a.current.Load().config.Redis.Addr, LastContact: st.LastContact,
+		Latency: admin.Millis(st.Latency), Detail: fmt.Sprintf("%d replicas share limits", st.Replicas)}
+	switch {
+	case st.Up:
+	case st.LastContact.IsZero() && st.LastError == "":
+		d.State = "starting"
+	default:
+		d.State, d.Error = "down", st.LastError
+	}
+	return d
+}
+
+func (a *App) upstreamStatus(up *upstream) (admin.Upstream, []admin.Rejected) {
+	pool := up.pool.Stats()
+	b := up.proxy.Breaker().Status()
+	row := admin.Upstream{
+		Name: up.config.Name, Service: up.config.Service, Balance: pool.Policy, Index: pool.Index, UpdatedAt: pool.Updated,
+		InFlight: pool.InFlight, MaxInFlight: up.config.MaxInFlight,
+		Breaker:   breakerStatus(b),
+		Stats:     statsOf(a.metrics.Upstream(up.config.Name).Stats()),
+		Instances: []admin.Instance{},
+	}
+	var rejected []admin.Rejected
+	if up.query != (discovery.Query{}) {
+		st := a.catalog.State(up.query.Key())
+		row.Stale, row.Error = st.Stale(), st.Err
+		for _, r := range st.Snapshot.Rejected {
+			rejected = append(rejected, admin.Rejected{Kind: "instance", Name: r.ID, Service: up.config.Service, Reason: r.Reason})
+		}
+	}
+	for _, m := range up.pool.Members() {
+		row.Instances = append(row.Instances, instanceStatus(m))
+	}
+	return row, rejected
+}
+
+func breakerStatus(b breaker.Status) admin.Breaker {
+	row := admin.Breaker{State: b.State.String(), Since: b.Since, Rejected: b.Counters.ShortCircuited}
+	switch {
+	case b.Settings.Disabled:
+		row.State = "disabled"
+	case b.State != breaker.Closed:
+		row.RetryAt = time.Now().Add(b.RetryAfter)
+	}
+	return row
+}
+
+func instanceStatus(m balancer.MemberStatus) admin.Instance {
+	in := m.Instance
+	row := admin.Instance{
+		ID: in.ID, Node: in.Node, Datacenter: in.Datacenter, Address: in.Address,
+		Status: in.Status.String(), State: instanceState(m), Usable: m.Serving, Since: m.Since,
+		Weight: m.Weight, EffectiveWeight: m.Effective, InFlight: m.InFlight, Requests: m.Picks, Failures: m.Failures,
+		Latency:      admin.Latency{P50: admin.Millis(m.Minute.P50), P95: admin.Millis(m.Minute.P95), P99: admin.Millis(m.Minute.P99)},
+		EjectedUntil: m.EjectedUntil, EjectedFor: m.EjectReason,
+		Version: in.Version, Zone: in.Zone, Tags: in.Tags, Meta: in.Meta,
+	}
+	for _, c := range in.Checks {
+		row.Checks = append(row.Checks, admin.Check{Name: c.Name, Type: c.Type, Status: c.Status.String(), Output: c.Output, Node: c.Node})
+	}
+	return row
+}
+
+// instanceState is the word that decides whether an instance is picked:
+// Consul's, unless we know better.
+func instanceState(m balancer.MemberStatus) string {
+	switch {
+	case !m.EjectedUntil.IsZero():
+		return "ejected"
+	case m.State == balancer.StateDrained || m.State == balancer.StateLeaving:
+		return "draining"
+	}
+	return m.Instance.Status.String()
+}
+
+func (a *App) routeStatus(cfg *config.Config, rc config.Route) admin.Route {
+	row := admin.Route{
+		Name: rc.Name, Host: rc.Match.Host, Path: rc.Match.Path, Methods: rc.Match.Methods, Priority: rc.Priority,
+		Headers: fields(rc.Match.Headers), Query: fields(rc.Match.Query),
+		Upstream: rc.Upstream.Service, Strip: rc.Upstream.Strip, Prepend: rc.Upstream.Prepend, Policies: rc.Use,
+		Source: "file", Location: fmt.Sprintf("%s:%d", rc.File, rc.Line),
+		Stats: statsOf(a.metrics.Route(rc.Name, rc.Upstream.Service).Stats()),
+	}
+	if rc.Redirect != nil {
+		row.Redirect = rc.Redirect.To
+	}
+	if rl := cfg.Chain(rc).RateLimit; rl != nil {
+		var limits []string
+		for _, l := range rl.Limits {
+			limits = append(limits, l.String())
+		}
+		row.RateLimit = strings.Join(limits, ", ") + " by " + rl.By
+	}
+	return row
+}
+
+func fields(list []config.MatchField) (texts []string) {
+	for _, f := range list {
+		switch {
+		case f.Regex != "":
+			texts = append(texts, f.Name+"=~"+f.Regex)
+		case f.Value != "":
+			texts = append(texts, f.Name+"="+f.Value)
+		default:
+			texts = append(texts, f.Name)
+		}
+	}
+	return texts
+}
+
+func statsOf(s metrics.Stats) admin.Stats {
+	return admin.Stats{Requests: s.Requests, Errors: s.Errors, Limited: s.Limited, Rate: s.Rate,
+		Latency: admin.Latency{P50: admin.Millis(s.P50), P95: admin.Millis(s.P95), P99: admin.Millis(s.P99)}}
+}
+
+// metricsState is what a scrape reads.
+func (a *App) metricsState() metrics.State {
+	s := metrics.State{
+		Draining: a.draining.Load(),
+		Routes:   []metrics.RouteCount{{Source: "file", Count: len(a.handler.Table().Routes)}},
+	}
+	for _, up := range a.upstreams.list() {
+		row := metrics.UpstreamState{Name: up.config.Name, Breaker: up.proxy.Breaker().Status().State.String()}
+		for _, m := range up.pool.Members() {
+			row.Instances = append(row.Instances, metrics.InstanceState{
+				ID: m.Instance.ID, State: instanceState(m), InFlight: m.InFlight, Weight: m.Effective,
+			})
+		}
+		s.Upstreams = append(s.Upstreams, row)
+	}
+	if a.watcher != nil {
+		w := a.watcher.State()
+		c := &metrics.ConsulState{Up: w.Up, LastContact: w.LastContact}
+		for _, st := range a.catalog.States() {
+			if st.Stale() {
+				c.Stale++
+			}
+		}
+		s.Consul = c
+	}
+	if st := a.limiter.State(); st.Configured {
+		s.Redis = &metrics.RedisState{Up: st.Up}
+	}
+	return s
+}

@@ -1,0 +1,276 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/discovery"
+	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/metrics"
+	"github.com/proconsul/proconsul/pkg/proxy"
+)
+
+// upstream is a way to a service with all that survives a reload: pool,
+// breaker and connections.
+type upstream struct {
+	config config.Upstream
+	query  discovery.Query // zero where the instances are in the configuration
+	pool   *balancer.Pool
+	proxy  *proxy.Upstream
+	cancel func() // ends the subscription to the catalog; nil before it began
+	stop   func() // ends the pool's Run and waits for it
+}
+
+// upstreams keeps them by name, apart from the table of routes.
+type upstreams struct {
+	log      *slog.Logger
+	catalog  *discovery.Catalog
+	breakers *breaker.Registry
+	metrics  *metrics.Metrics
+	via      string
+	onEvent  func(balancer.Event)
+	group    *group // runs the pools
+
+	mu   sync.Mutex
+	live map[string]*upstream
+}
+
+// plan is a change of the upstreams that has been thought through: nothing
+// live has been touched, and apply cannot fail.
+type plan struct {
+	all   map[string]*upstream // as it will be
+	apply []func()
+}
+
+// plan works out what cfg asks for, or returns everything that is wrong.
+func (us *upstreams) plan(cfg *config.Config) (*plan, error) {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	p := &plan{all: map[string]*upstream{}}
+	var faults []error
+	for _, c := range cfg.Upstreams {
+		if live := us.live[c.Name]; live != nil && live.query == queryOf(c) {
+			apply, err := us.change(live, c)
+			faults = append(faults, err)
+			p.all[c.Name] = live
+			p.apply = append(p.apply, apply)
+			continue
+		}
+		fresh, err := us.create(c)
+		faults = append(faults, err)
+		p.all[c.Name] = fresh
+	}
+	return p, errors.Join(faults...)
+}
+
+// change checks that a live upstream can take over c and returns what does it.
+func (us *upstreams) change(live *upstream, c config.Upstream) (apply func(), err error) {
+	// A trial of all that can fail, on parts that are dropped again.
+	_, poolErr := balancer.New(c.Name, us.poolOptions(c))
+	_, proxyErr := proxy.NewUpstream(c.Name, nil, nil, proxySettings(c), proxy.Options{})
+	if err := errors.Join(poolErr, proxyErr, breakerSettings(c).Check()); err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
+	}
+	return func() {
+		_, breakerErr := us.breakers.Breaker(c.Name, breakerSettings(c))
+		err := errors.Join(breakerErr, live.pool.Configure(us.poolOptions(c)), live.proxy.Configure(proxySettings(c)))
+		if err != nil { // the trial has shown that it works; only a file can have changed since
+			us.log.Error("upstream kept old settings", "upstream", c.Name, "err", err)
+		}
+		live.config = c
+		if len(c.Instances) > 0 {
+			live.pool.Set(staticSnapshot(c))
+		}
+	}, nil
+}
+
+// create makes an upstream that nothing feeds and nothing runs yet.
+func (us *upstreams) create(c config.Upstream) (*upstream, error) {
+	pool, err := balancer.New(c.Name, us.poolOptions(c))
+	if err != nil {
+		return nil, err
+	}
+	b, err := us.breakers.Breaker(c.Name, breakerSettings(c))
+	if err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
+	}
+	up, err := proxy.NewUpstream(c.Name, pool, b, proxySettings(c), proxy.Options{
+		Log: us.log, Via: us.via, OnAttempt: us.onAttempt,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &upstream{config: c, query: queryOf(c), pool: pool, proxy: up}, nil
+}
+
+// commit makes p the live state: new upstreams are fed and run, and changed
+// ones take over their settings. It returns what has to be watched, and what
+// lets go of the upstreams that are gone, once no route leads there any more.
+func (us *upstreams) commit(p *plan) (queries []discovery.Query, drop func()) {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	for _, apply := range p.apply {
+		apply()
+	}
+	before := us.live
+	us.live = p.all
+	drop = func() {
+		for name, old := range before {
+			if p.all[name] != old {
+				old.release()
+			}
+			if p.all[name] == nil {
+				us.breakers.Release(name)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(us.live)) {
+		up := us.live[name]
+		if up.cancel == nil {
+			us.start(up)
+		}
+		if up.query != (discovery.Query{}) && !slices.Contains(queries, up.query) {
+			queries = append(queries, up.query)
+		}
+	}
+	return queries, drop
+}
+
+func (us *upstreams) start(up *upstream) {
+	ctx, cancel := context.WithCancel(us.group.ctx)
+	done := make(chan struct{})
+	us.group.run("pool "+up.config.Name, func(context.Context) error {
+		defer close(done)
+		return up.pool.Run(ctx)
+	})
+	up.stop = func() { cancel(); <-done }
+	if len(up.config.Instances) > 0 {
+		up.cancel = func() {}
+		up.pool.Set(staticSnapshot(up.config))
+		return
+	}
+	up.cancel = us.catalog.Subscribe(up.query.Key(), up.pool.Set)
+}
+
+// release lets go of an upstream that no route uses any more. Its requests in
+// flight finish; what would stream for ever is told to go away.
+func (up *upstream) release() {
+	up.cancel()
+	up.stop()
+	up.proxy.Close()
+}
+
+// get returns the upstream of that name out of a plan.
+func (p *plan) get(name string) (*proxy.Upstream, error) {
+	up := p.all[name]
+	if up == nil {
+		return nil, fmt.Errorf("no upstream named %q", name)
+	}
+	return up.proxy, nil
+}
+
+// list returns the live upstreams by name.
+func (us *upstreams) list() []*upstream {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	list := make([]*upstream, 0, len(us.live))
+	for _, name := range slices.Sorted(maps.Keys(us.live)) {
+		list = append(list, us.live[name])
+	}
+	return list
+}
+
+// find returns the live upstream of that name, or nil.
+func (us *upstreams) find(name string) *upstream {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	return us.live[name]
+}
+
+func (us *upstreams) onAttempt(a proxy.Attempt) {
+	us.metrics.Attempt(metrics.Attempt{
+		Upstream: a.Upstream, Route: a.Route, Number: a.Number, Status: a.Status,
+		Failure: a.Failure, Duration: a.Duration, Retried: a.Retried, Budget: a.Budget,
+	})
+}
+
+func (us *upstreams) poolOptions(c config.Upstream) balancer.Options {
+	o := c.Outlier
+	return balancer.Options{
+		Policy:    c.Balance,
+		SlowStart: c.SlowStart,
+		Outlier: balancer.Outlier{
+			Disabled:            o.Disabled,
+			ConsecutiveErrors:   o.Refused,
+			ConsecutiveFailures: o.Consecutive,
+			FailureRate:         int(o.FailureRate),
+			MinRequests:         o.MinRequests,
+			Window:              o.Window,
+			EjectFor:            o.EjectFor,
+			MaxEjectFor:         o.MaxEjectFor,
+			MaxEjected:          int(o.MaxEjected),
+			Panic:               int(o.Panic),
+		},
+		MassDrop: balancer.MassDrop{Disabled: c.MassDrop.Disabled, Share: int(c.MassDrop.Share), Hold: c.MassDrop.Hold},
+		OnEvent:  us.onEvent,
+	}
+}
+
+func proxySettings(c config.Upstream) proxy.Settings {
+	return proxy.Settings{
+		Scheme: c.Scheme,
+		TLS: proxy.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile,
+			ServerName: c.TLS.ServerName, SkipVerify: c.TLS.SkipVerify},
+		Connect:  c.Timeout.Connect,
+		Response: c.Timeout.Response,
+		Total:    c.Timeout.Total,
+		Idle:     c.Timeout.Idle,
+		Retry: proxy.Retry{Attempts: c.Retry.Attempts, On: c.Retry.On, Methods: c.Retry.Methods,
+			Budget: c.Retry.Budget.Fraction(), MinRate: c.Retry.MinRate},
+	}
+}
+
+func breakerSettings(c config.Upstream) breaker.Settings {
+	return breaker.Settings{
+		Disabled:     c.Breaker.Disabled,
+		ErrorPercent: int(c.Breaker.ErrorRate),
+		MinRequests:  c.Breaker.MinRequests,
+		OpenFor:      c.Breaker.OpenFor,
+		MaxInFlight:  c.MaxInFlight,
+	}
+}
+
+// queryOf returns what has to be watched for an upstream; the zero Query where
+// its instances are in the configuration.
+func queryOf(c config.Upstream) discovery.Query {
+	if len(c.Instances) > 0 {
+		return discovery.Query{}
+	}
+	return discovery.Query{Service: c.Service, Datacenter: c.Datacenter, Filter: c.Filter, Address: c.Address}
+}
+
+// staticSnapshot is the instances that the configuration names.
+func staticSnapshot(c config.Upstream) discovery.Snapshot {
+	s := discovery.Snapshot{Service: c.Name, At: time.Now()}
+	for _, in := range c.Instances {
+		s.Instances = append(s.Instances, discovery.Instance{
+			ID: "config/" + in.Address, Service: c.Name, ServiceID: in.Address, Node: "config",
+			Address: in.Address, Status: discovery.StatusPassing, Weight: in.Weight,
+		})
+	}
+	slices.SortFunc(s.Instances, func(a, b discovery.Instance) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	return s
+}

@@ -1,0 +1,94 @@
+package gateway
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
+	"github.com/proconsul/proconsul/pkg/middleware/headers"
+	"github.com/proconsul/proconsul/pkg/middleware/metrics"
+	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
+	"github.com/proconsul/proconsul/pkg/middleware/recovery"
+	"github.com/proconsul/proconsul/pkg/middleware/requestid"
+)
+
+// step is one place in every route's chain. build returns nil where the route
+// has no use for it.
+type step struct {
+	name  string
+	build func(b buildInput) (middleware.Middleware, error)
+}
+
+// buildInput is what a step is built from.
+type buildInput struct {
+	route    *config.Route // nil: the chain of requests that match no route
+	settings config.Middleware
+	deps     Deps
+}
+
+// steps is the one order of middlewares, outermost first, each with the reason
+// for its place. A route says which steps it has and how, never when.
+func steps() []step {
+	return []step{
+		// First, so that every line, error and attempt carries the id.
+		{"request_id", func(buildInput) (middleware.Middleware, error) { return requestid.New(), nil }},
+		// Outside recovery: a request that panics is logged with its 500.
+		{"access_log", func(b buildInput) (middleware.Middleware, error) {
+			if b.deps.AccessLog == nil {
+				return nil, nil
+			}
+			return accesslog.New(b.deps.AccessLog), nil
+		}},
+		// Outside recovery for the same reason, inside the log so that the
+		// log's own cost is not counted as the request's.
+		{"metrics", func(b buildInput) (middleware.Middleware, error) {
+			name, upstream := b.names()
+			return metrics.New(b.deps.Metrics, name, upstream), nil
+		}},
+		// Outside all that may panic, inside all that must see the outcome.
+		{"recovery", func(b buildInput) (middleware.Middleware, error) { return recovery.New(b.deps.Log), nil }},
+		// Outside the limiter, so that rules on answers reach its 429 too.
+		{"headers", func(b buildInput) (middleware.Middleware, error) {
+			if b.settings.Headers == nil {
+				return nil, nil
+			}
+			return headers.New(*b.settings.Headers)
+		}},
+		// Innermost: nothing is charged for a request that is refused anyway.
+		{"rate_limit", func(b buildInput) (middleware.Middleware, error) {
+			if b.settings.RateLimit == nil {
+				return nil, nil
+			}
+			return ratelimit.New(b.route.Name, *b.settings.RateLimit, b.deps.Limiter, b.deps.Metrics.RateLimitDecision)
+		}},
+	}
+}
+
+func (b buildInput) names() (route, upstream string) {
+	if b.route == nil {
+		return "", ""
+	}
+	return b.route.Name, b.route.Upstream.Service
+}
+
+// chain wraps last in the steps that the route uses.
+func chain(cfg *config.Config, rc *config.Route, d Deps, last http.Handler) (http.Handler, error) {
+	in := buildInput{route: rc, deps: d}
+	if rc != nil {
+		in.settings = cfg.Chain(*rc)
+	}
+	h := last
+	for _, s := range slices.Backward(steps()) {
+		mw, err := s.build(in)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		if mw != nil {
+			h = mw(h)
+		}
+	}
+	return h, nil
+}

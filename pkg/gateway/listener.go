@@ -1,0 +1,177 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/middleware/forwarded"
+	"github.com/proconsul/proconsul/pkg/problem"
+)
+
+// Listener returns the handler for one public listener: it believes the
+// forwarding headers of that listener's trusted proxies and no others, and
+// holds its limits.
+func (h *Handler) Listener(c config.Listen) http.Handler {
+	l := &listener{
+		handler:    h,
+		trusted:    forwarded.New(c.TrustedProxies),
+		keepSlash:  c.EncodedSlash == "keep",
+		maxHeaders: c.Limits.MaxHeaders,
+		maxBody:    int64(c.Limits.MaxBodyBytes),
+		bodyRead:   c.Timeouts.BodyRead,
+	}
+	if c.Limits.MaxInFlight > 0 {
+		l.admission = newAdmission(c.Limits.MaxInFlight, c.Limits.MaxQueue, c.Limits.QueueTimeout)
+	}
+	return l
+}
+
+type listener struct {
+	handler    *Handler
+	trusted    *forwarded.Trusted
+	keepSlash  bool
+	maxHeaders int
+	maxBody    int64
+	bodyRead   time.Duration
+	admission  *admission // nil: no limit
+}
+
+func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ex := middleware.NewExchange(w, time.Now())
+	l.trusted.Apply(ex, r)
+	t := l.handler.table.Load()
+	if p := l.check(ex, r); p != nil {
+		t.reject(ex, r, p)
+		return
+	}
+	rt, allow := t.match(r, ex.Host)
+	switch {
+	case rt == nil && allow != nil:
+		t.reject(ex, r, &problem.Error{Reason: problem.MethodNotAllowed, Header: http.Header{"Allow": {strings.Join(allow, ", ")}}})
+		return
+	case rt == nil:
+		t.reject(ex, r, problem.New(problem.NoRoute, "", nil))
+		return
+	}
+	ex.Route, ex.Upstream = rt.Config.Name, rt.Config.Upstream.Service
+	if l.admission != nil {
+		if err := l.admission.enter(r.Context()); err != nil {
+			t.reject(ex, r, problem.New(problem.ConcurrencyLimited, "", err))
+			return
+		}
+		defer l.admission.leave()
+	}
+	rt.handler.ServeHTTP(ex, r)
+}
+
+// check brings the request into the form that matching and the chain rely on,
+// or says why it is refused.
+func (l *listener) check(ex *middleware.Exchange, r *http.Request) *problem.Error {
+	path, err := canonicalPath(r.URL.EscapedPath(), l.keepSlash)
+	if err != nil {
+		return problem.New(problem.BadRequest, err.Error(), nil)
+	}
+	setPath(r.URL, path)
+	ex.Path = path
+	if l.maxHeaders > 0 && countFields(r.Header) > l.maxHeaders {
+		return &problem.Error{Reason: problem.BadRequest, Status: http.StatusRequestHeaderFieldsTooLarge,
+			Detail: fmt.Sprintf("more than %d header fields", l.maxHeaders)}
+	}
+	if l.maxBody > 0 {
+		if r.ContentLength > l.maxBody {
+			return problem.New(problem.BodyTooLarge, fmt.Sprintf("the limit is %d bytes", l.maxBody), nil)
+		}
+		if r.ContentLength < 0 {
+			r.Body = http.MaxBytesReader(ex, r.Body, l.maxBody)
+		}
+	}
+	if l.bodyRead > 0 && r.Body != nil && r.Body != http.NoBody {
+		r.Body = &pacedBody{ReadCloser: r.Body, control: http.NewResponseController(ex), limit: l.bodyRead}
+	}
+	return nil
+}
+
+// countFields counts lines, not names: a repeated field costs as much.
+func countFields(h http.Header) (n int) {
+	for _, values := range h {
+		n += len(values)
+	}
+	return n
+}
+
+// pacedBody gives every read of a request body a deadline of its own, so that
+// a client that stalls cannot hold a connection for ever while a slow one that
+// makes progress is left alone.
+type pacedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+	limit   time.Duration
+}
+
+func (b *pacedBody) Read(p []byte) (int, error) {
+	// A writer without deadlines (a test's) has no connection to protect.
+	_ = b.control.SetReadDeadline(time.Now().Add(b.limit))
+	n, err := b.ReadCloser.Read(p)
+	if err != nil { // the body is over: the server's own deadlines apply again
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// admission bounds the requests in flight on a listener. A bounded number
+// waits for a bounded time; the rest is refused at once.
+type admission struct {
+	slots   chan struct{}
+	waiting atomic.Int64
+	queue   int64
+	timeout time.Duration
+}
+
+func newAdmission(limit, queue int, timeout time.Duration) *admission {
+	return &admission{slots: make(chan struct{}, limit), queue: int64(queue), timeout: timeout}
+}
+
+// enter takes a place or says why there is none.
+func (a *admission) enter(ctx context.Context) error {
+	select {
+	case a.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	if a.waiting.Add(1) > a.queue {
+		a.waiting.Add(-1)
+		return fmt.Errorf("%d requests in flight and %d waiting", cap(a.slots), a.queue)
+	}
+	defer a.waiting.Add(-1)
+	timer := time.NewTimer(a.timeout)
+	defer timer.Stop()
+	select {
+	case a.slots <- struct{}{}:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("no place among %d in %v", cap(a.slots), a.timeout)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (a *admission) leave() { <-a.slots }
+
+// reject sends a request that no route serves through the chain that answers
+// p, so that it is logged, counted and given an id like any other.
+func (t *Table) reject(ex *middleware.Exchange, r *http.Request, p *problem.Error) {
+	ex.Refusal = p
+	t.refuse.ServeHTTP(ex, r)
+}
+
+// refuse is the end of that chain.
+func refuse(w http.ResponseWriter, r *http.Request) {
+	problem.Write(w, r, middleware.Of(w).Refusal)
+}
