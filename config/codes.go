@@ -5,7 +5,7 @@ package config
 type Code string
 
 // The codes of this package. PC1011 is the one that needs Consul: whoever asks
-// it reports with NewFault.
+// it reports with Config.NewFault.
 const (
 	CodeRead         Code = "PC1001"
 	CodeSyntax       Code = "PC1002"

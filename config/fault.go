@@ -113,6 +113,26 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// Add puts another fault in its place among the others.
+func (fs *Faults) Add(f Fault) {
+	fs.All = append(fs.All, f)
+	fs.sort()
+}
+
+// NewFault returns a fault about the key at path, or about the nearest section
+// above it that was written. It is for checks that need more than the text, as
+// whether Consul knows a service.
+func (c *Config) NewFault(path string, code Code, message, hint string) Fault {
+	f := Fault{File: c.Source, Path: path, Code: code, Message: message, Hint: hint}
+	for p := path; p != ""; p = parent(p) {
+		if o, ok := c.origins[p]; ok {
+			f.File, f.Line, f.Col = o.file, o.at, o.col
+			break
+		}
+	}
+	return f
+}
+
 func (fs *Faults) sort() {
 	slices.SortStableFunc(fs.All, func(a, b Fault) int {
 		return cmp.Or(

@@ -120,3 +120,22 @@ func TestPrintable(t *testing.T) {
 		}
 	}
 }
+
+// A check from outside reports where the key stands, among the other faults.
+func TestNewFault(t *testing.T) {
+	c, err := config.Parse("f.yaml", []byte("routes:\n  - name: a\n    upstream: {service: inventroy}\n"), config.LoadOptions{Pure: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := c.NewFault("routes[0].upstream.service", config.CodeNotInConsul, `routes[0].upstream.service "inventroy" is not in Consul dc1`, `did you mean "inventory"?`)
+	if got := f.String(); got != `f.yaml:3:25 routes[0].upstream.service "inventroy" is not in Consul dc1 [PC1011]` {
+		t.Errorf("got %s", got)
+	}
+	fs := new(config.Faults)
+	fs.Add(c.NewFault("routes[0].priority", config.CodeRange, "later", ""))
+	fs.Add(c.NewFault("shutdown.grace", config.CodeRange, "nowhere", ""))
+	fs.Add(f)
+	if fs.Errors() != 3 || fs.All[0].Message != "nowhere" || fs.All[0].File != "f.yaml" || fs.All[0].Line != 0 || fs.All[1].Line != 2 || fs.All[2].Line != 3 {
+		t.Errorf("got %+v", fs.All)
+	}
+}

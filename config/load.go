@@ -111,7 +111,7 @@ func (b *builder) origins() map[string]origin {
 		// A file is mounted for a secret more often than not, and header
 		// values carry credentials.
 		hide := strings.Contains(p.outside, "${file:") || p.outside != "" && lastKey(path) == "value"
-		out[path] = origin{file: p.src.name, line: n.Line, hide: hide}
+		out[path] = origin{file: p.src.name, line: n.Line, col: p.val.Column, at: p.val.Line, hide: hide}
 	}
 	return out
 }

@@ -5,8 +5,10 @@ import "fmt"
 // origin says where a value comes from. The zero origin is the default.
 type origin struct {
 	file string // or "env NAME", "flag KEY"
-	line int
-	hide bool // what ${...} put there may be a secret
+	line int    // of the key
+	at   int    // line of the value
+	col  int    // of the value
+	hide bool   // what ${...} put there may be a secret
 }
 
 // String returns the origin as "proconsul.yaml:12", "env NAME" or "default".
