@@ -173,7 +173,9 @@ func (d *demo) startCatalog(ctx context.Context, running *sync.WaitGroup) (place
 	if err != nil {
 		return at, err
 	}
-	d.catalog = devcatalog.New(devcatalog.Options{NodeName: "demo", Log: d.o.Log})
+	d.catalog = devcatalog.New(devcatalog.Options{NodeName: "demo", Log: d.o.Log, Streaming: true,
+		// What a check says is news at once here, not after minutes.
+		CheckUpdateInterval: time.Second})
 	// The agents' limit of header bytes; what the API does not know answers 404.
 	srv := &http.Server{Handler: d.catalog, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.o.Log.Handler(), slog.LevelDebug)}
 	running.Go(func() { _ = d.catalog.Run(ctx) }) // ends with ctx, and fails only when run twice
