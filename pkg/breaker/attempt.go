@@ -50,10 +50,17 @@ func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.
 		}
 		engine = bypass{}
 	}
-	if b.enter() {
-		defer b.leave()
-	} else {
+	if !b.enter() {
 		engine = bypass{}
+	} else {
+		defer b.leave()
+		if engine != (bypass{}) {
+			if b.trip(config.circuit) {
+				b.count(shortCircuited)
+				return nil, ErrOpen
+			}
+			defer b.trip(config.circuit)
+		}
 	}
 	a := &attempt{b: b, config: config, next: next, req: req}
 	a.timer.try = try
@@ -64,7 +71,7 @@ func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.
 		}
 	}
 	if a.abandon() {
-		b.window.add(time.Now(), true)
+		b.failed()
 		b.count(timeout)
 		return nil, &timeoutError{}
 	}
@@ -224,16 +231,16 @@ func (b *Breaker) evidence(c *circuit, o outcome, epoch uint64, began State) err
 		if probe {
 			// Told here, where a command would only tell it after the caller
 			// has its answer, whose next request would still be refused.
-			now := time.Now()
-			b.tell(c, eventSuccess, now, 0)
-			b.window.add(now, false)
-			return context.Canceled
+			b.shut(c)
 		}
 		b.window.add(time.Now(), false)
+		if probe {
+			return context.Canceled
+		}
 		return nil
 	}
 	if o != canceled {
-		b.window.add(time.Now(), true)
+		b.failed()
 	}
 	if probe {
 		b.probeFailed(epoch)

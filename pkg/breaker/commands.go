@@ -43,6 +43,16 @@ type circuit struct {
 	owner   atomic.Pointer[Breaker] // nil while free
 }
 
+// tripped makes the circuit open, if it has counted any request, and leaves it
+// with those settings. It reports whether the circuit is open.
+func (c *circuit) tripped(s Settings, l hystrixLimits) bool {
+	strict := s
+	strict.MinRequests, strict.ErrorPercent = 1, -1 // no circuit is healthy enough for that
+	hystrix.ConfigureCommand(c.name, strict.hystrix(l))
+	defer hystrix.ConfigureCommand(c.name, s.hystrix(l))
+	return c.breaker.IsOpen()
+}
+
 // take returns a circuit for b: the one of b's name where nobody else has it,
 // else a numbered one. Where limit circuits exist a free one of any name does.
 func (p *commands) take(b *Breaker, s *Settings) (*circuit, error) {
@@ -94,18 +104,12 @@ func (p *commands) make(name string, s *Settings, b *Breaker) (*circuit, error) 
 }
 
 // reuse makes a free circuit as good as new. hystrix forgets its numbers only
-// when it closes a circuit, so it is made to open and close: under these
-// settings it opens whatever it remembers. Else errors would soon open it for
-// its new owner, or successes keep it from opening.
+// when it closes a circuit, so it is made to open and close.
 func (p *commands) reuse(c *circuit, s *Settings, b *Breaker) *circuit {
 	delete(p.free, c.name)
-	strict := *s
-	strict.MinRequests, strict.ErrorPercent = 1, -1
-	hystrix.ConfigureCommand(c.name, strict.hystrix(b.hystrix))
-	if c.breaker.IsOpen() {
+	if c.tripped(*s, b.hystrix) {
 		b.tell(c, eventSuccess, time.Now(), 0)
 	}
-	hystrix.ConfigureCommand(c.name, s.hystrix(b.hystrix))
 	return c
 }
 

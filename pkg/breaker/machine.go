@@ -22,12 +22,14 @@ type machine struct {
 	// opened is the epoch of the last opening: what began before says nothing
 	// of the time after.
 	opened atomic.Uint64
-	// suspect is set while hystrix holds the circuit open for no good reason.
-	suspect atomic.Bool
-	forced  atomic.Pointer[force]
-	waiting atomic.Int32 // len(changes)
+	// suspect is set while hystrix holds the circuit open for no good reason,
+	// due while it holds it closed for none.
+	suspect, due atomic.Bool
+	closers      atomic.Int32 // who are about to close the circuit, and may
+	forced       atomic.Pointer[force]
+	waiting      atomic.Int32 // len(changes)
 
-	veto sync.Mutex // held while a false opening is undone
+	correcting sync.Mutex // held while hystrix is put right, or configured
 
 	mu      sync.Mutex
 	tested  time.Time // of the opening or the last probe
@@ -56,9 +58,8 @@ func split(word uint64) (epoch uint64, s State) { return word >> 2, State(word &
 // current returns the state of the circuit, whatever is forced.
 func (m *machine) current() (epoch uint64, s State) { return split(m.word.Load()) }
 
-// State returns what the breaker does with the next request. It never changes
-// anything; in particular hystrix opens a circuit when the next request asks,
-// not when the last one failed.
+// State returns what the breaker does with the next request. It changes
+// nothing: an open breaker whose time is up stays open until a request probes.
 func (b *Breaker) State() State {
 	if f := b.forced.Load(); f != nil {
 		return f.state
@@ -129,6 +130,10 @@ func (b *Breaker) opening() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
+	if _, s := b.current(); s != Closed {
+		b.tested = now // it had closed the circuit, and has been put right
+		return
+	}
 	if !b.config.Load().trips(b.window.sum(now)) {
 		b.suspect.Store(true) // and whoever is refused undoes it
 		return
@@ -153,10 +158,23 @@ func (b *Breaker) probing() {
 func (b *Breaker) closing() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if _, s := b.current(); s != Closed && b.closers.Load() == 0 {
+		// A command that had succeeded before the circuit opened has told of
+		// it only now: between its look at the state and hystrix's count lies
+		// all that the scheduler likes to do first.
+		b.due.Store(true)
+		return
+	}
+	b.closed()
+}
+
+// closed follows a closing. mu is held.
+func (b *Breaker) closed() {
 	b.suspect.Store(false)
 	if _, s := b.current(); s != Closed {
 		b.set(Closed)
 		b.window.reset()
+		b.due.Store(false)
 	}
 }
 
@@ -181,8 +199,8 @@ func (b *Breaker) undo(c *circuit) bool {
 	}
 	// The lock makes those wait who were refused by the same opening: none of
 	// them may use up its tries before it is undone.
-	b.veto.Lock()
-	defer b.veto.Unlock()
+	b.correcting.Lock()
+	defer b.correcting.Unlock()
 	if b.suspect.Load() {
 		b.tell(c, eventSuccess, time.Now(), 0)
 		b.count(vetoed)
@@ -191,10 +209,49 @@ func (b *Breaker) undo(c *circuit) bool {
 	return true
 }
 
-// shut closes the circuit where it is open.
+// failed counts a failure in the window.
+func (b *Breaker) failed() {
+	now := time.Now()
+	b.window.add(now, true)
+	if b.config.Load().trips(b.window.sum(now)) {
+		b.due.Store(true)
+	}
+}
+
+// trip opens a circuit that should be open and is not, and reports whether
+// requests are to be refused until that is done. hystrix would open it by
+// itself, at the next request; but its numbers run behind, canceled commands
+// dilute them, and a late success closes what it has opened.
+func (b *Breaker) trip(c *circuit) (refuse bool) {
+	if !b.due.Load() {
+		return false
+	}
+	b.correcting.Lock()
+	defer b.correcting.Unlock()
+	s := b.config.Load()
+	_, state := b.current()
+	if state == Closed && !s.trips(b.window.sum(time.Now())) || c.tripped(s.Settings, b.hystrix) {
+		b.due.Store(false)
+		return false
+	}
+	return state != Closed // hystrix has not counted a single request yet
+}
+
+// shut closes the circuit.
 func (b *Breaker) shut(c *circuit) {
+	b.closers.Add(1)
+	b.tell(c, eventSuccess, time.Now(), 0)
+	b.closers.Add(-1)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed() // where a late success had closed it, nobody was told
+}
+
+// clear closes the circuit where it is open.
+func (b *Breaker) clear() {
+	c := b.config.Load().circuit
 	if _, s := b.current(); c != nil && (s != Closed || b.suspect.Load()) {
-		b.tell(c, eventSuccess, time.Now(), 0)
+		b.shut(c)
 	}
 }
 
@@ -227,7 +284,7 @@ func (b *Breaker) Force(s State, until time.Time) error {
 	b.show()
 	b.mu.Unlock()
 	if s == Closed {
-		b.shut(b.config.Load().circuit)
+		b.clear()
 	}
 	b.announce()
 	return nil
@@ -256,7 +313,7 @@ func (b *Breaker) lift(f *force) {
 func (b *Breaker) Reset() {
 	b.Lift()
 	b.window.reset()
-	b.shut(b.config.Load().circuit)
+	b.clear()
 	b.announce()
 }
 

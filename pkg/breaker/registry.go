@@ -54,6 +54,15 @@ func (r *Registry) Breaker(name string, s Settings) (*Breaker, error) {
 	if name == "" {
 		return nil, errors.New("breaker: no name")
 	}
+	b, err := r.configured(name, s)
+	if err != nil {
+		return nil, fmt.Errorf("breaker %s: %w", name, err)
+	}
+	b.announce() // without r.mu, which a listener may need
+	return b, nil
+}
+
+func (r *Registry) configured(name string, s Settings) (*Breaker, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b := r.breakers[name]
@@ -64,7 +73,7 @@ func (r *Registry) Breaker(name string, s Settings) (*Breaker, error) {
 		b.refs.Store(1)
 	}
 	if err := b.configure(s); err != nil {
-		return nil, fmt.Errorf("breaker %s: %w", name, err)
+		return nil, err
 	}
 	r.breakers[name] = b
 	return b, nil
@@ -108,6 +117,8 @@ func (b *Breaker) configure(s Settings) error {
 	if err != nil {
 		return err
 	}
+	b.correcting.Lock()
+	defer b.correcting.Unlock()
 	old := b.config.Load()
 	if old != nil {
 		next.circuit = old.circuit
@@ -127,8 +138,7 @@ func (b *Breaker) configure(s Settings) error {
 	b.permit.limit.Store(int64(next.MaxInFlight))
 	b.config.Store(next)
 	if next.Disabled {
-		b.shut(next.circuit)
-		b.announce()
+		b.clear()
 	}
 	return nil
 }
