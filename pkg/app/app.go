@@ -214,11 +214,6 @@ func (a *App) awaitCatalog(queries []discovery.Query) {
 	}
 }
 
-// ownQuery watches the gateway's own service, to know how many replicas live.
-func (a *App) ownQuery(cfg *config.Config) []discovery.Query {
-	return []discovery.Query{{Service: cfg.Registration.Name}}
-}
-
 func names(cfg *config.Config) metrics.Names {
 	var n metrics.Names
 	for _, rt := range cfg.Routes {
@@ -228,60 +223,6 @@ func names(cfg *config.Config) metrics.Names {
 		n.Upstreams = append(n.Upstreams, up.Name)
 	}
 	return n
-}
-
-func (a *App) openConsul(cfg *config.Config) error {
-	if cfg.Consul.Disabled {
-		return nil
-	}
-	c := cfg.Consul
-	client, err := consul.NewClient(consul.Options{
-		Addr: c.Addr, Scheme: c.Scheme, Token: c.Token.Reveal(), TokenFile: c.TokenFile,
-		Datacenter: c.Datacenter, Namespace: c.Namespace, Partition: c.Partition, Wait: c.Wait,
-		TLS: consul.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile,
-			ServerName: c.TLS.ServerName, SkipVerify: c.TLS.SkipVerify},
-	})
-	if err != nil {
-		return err
-	}
-	a.client = client
-	log := a.log.With("component", "consul")
-	o := consul.WatchOptions{
-		OnQuery: func(key string, err error, _ time.Duration) {
-			if err != nil {
-				a.metrics.WatchError(key)
-			}
-		},
-		OnApply: func(_ string, took time.Duration) { a.metrics.Propagation(took) },
-	}
-	if c.Snapshot != "" {
-		o.Snapshot = consul.NewSnapshotFile(c.Snapshot, a.catalog, log)
-		a.loadSnapshot(cfg, o.Snapshot, log)
-		a.parts.run("snapshot file", o.Snapshot.Run)
-	}
-	a.watcher = consul.NewWatcher(client, a.catalog, log, o)
-	a.replicas = consul.NewReplicas(a.catalog, discovery.Query{Service: cfg.Registration.Name})
-	a.stack.push("replica count", func() error { a.replicas.Close(); return nil })
-	return nil
-}
-
-// loadSnapshot fills the catalog with what was last known. A file that is not
-// there or is damaged only costs the warm start.
-func (a *App) loadSnapshot(cfg *config.Config, file *consul.SnapshotFile, log *slog.Logger) {
-	var queries []discovery.Query
-	for _, up := range cfg.Upstreams {
-		if q := queryOf(up); q != (discovery.Query{}) {
-			queries = append(queries, q)
-		}
-	}
-	switch got, err := file.Load(append(queries, a.ownQuery(cfg)...)); {
-	case err == nil:
-		log.Info("catalog loaded from the snapshot file", "path", cfg.Consul.Snapshot, "services", got.Services, "instances", got.Instances, "age", got.Age)
-	case consul.NoSnapshot(err):
-		log.Info("no snapshot file yet", "path", cfg.Consul.Snapshot)
-	default:
-		log.Warn("snapshot file ignored", "path", cfg.Consul.Snapshot, "err", err)
-	}
 }
 
 func (a *App) openListeners(cfg *config.Config, table *gateway.Table) error {
@@ -305,23 +246,6 @@ func closeOnce(l net.Listener) func() error {
 		}
 		return nil
 	}
-}
-
-func (a *App) openRegistrar(cfg *config.Config) error {
-	if !cfg.Registration.Enabled || a.client == nil {
-		return nil
-	}
-	reg := cfg.Registration
-	port := a.public[0].listener.Addr().(*net.TCPAddr).Port
-	check := consul.Check{TTL: 15 * time.Second}
-	r, err := consul.NewRegistrar(a.client, consul.Registration{
-		Name: reg.Name, Address: reg.Address, Port: port, Tags: reg.Tags, Meta: reg.Meta, Check: check,
-	}, consul.RegistrarOptions{Log: a.log.With("component", "registrar")})
-	if err != nil {
-		return err
-	}
-	a.registrar = r
-	return nil
 }
 
 // Addr returns the address that the named public listener is bound to; the
@@ -358,6 +282,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	serving := newGroup(ctx)
 	if a.watcher != nil {
 		a.parts.run("consul watcher", a.watcher.Run)
+		a.parts.run("consul state", a.followConsul)
 	}
 	a.parts.run("limiter", a.limiter.Run)
 	if a.accessLog != nil {
@@ -388,16 +313,6 @@ func (a *App) Run(ctx context.Context) (err error) {
 		err = context.Cause(a.parts.ctx)
 	}
 	return errors.Join(err, a.goDown(serving))
-}
-
-// register keeps the gateway registered, from when it is ready.
-func (a *App) register(ctx context.Context) error {
-	select {
-	case <-a.ready:
-		return a.registrar.Run(ctx)
-	case <-ctx.Done():
-		return nil
-	}
 }
 
 // goDown ends what Run started, in order.
