@@ -3,6 +3,7 @@ package limiter
 import (
 	_ "embed"
 	"fmt"
+	"math"
 )
 
 //go:embed acquire.lua
@@ -33,9 +34,8 @@ type op struct {
 // reply is what acquire.lua answers.
 type reply struct {
 	granted, ttl, retry, now int64
-	birth                    string
-	budgets                  budgets // with waits for instants
-	fields                   [MaxLimits]string
+	grant
+	budgets budgets // with waits for instants
 }
 
 // issue sends a call for all who wait, with all that is owed. The entry is
@@ -170,7 +170,7 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 	tokens, expires := r.granted, o.sent+r.ttl
 	if now.mono >= expires {
 		// Too late to spend what was granted: it goes back.
-		e.refund(r.birth, r.fields[:], tokens)
+		e.refund(&r.grant, tokens)
 		tokens = 0
 	}
 	// The script ran at some moment between sent and now. What may be spent is
@@ -178,6 +178,7 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 	for i := range r.budgets.n {
 		r.budgets.at[i] += now.mono + 1
 	}
+	granted := &grant{r.birth, r.fields}
 	var again []*waiter
 	for _, w := range o.waiters {
 		switch {
@@ -185,13 +186,13 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 		case r.granted == 0 && r.retry > 0 && w.cost == o.need:
 			d := Decision{Source: Store, RetryAfter: micros(r.retry + 1)}
 			r.budgets.fill(&d, now.mono, 0)
-			w.answer <- answer{true, d}
+			w.answer <- answer{known: true, decision: d, expires: math.MaxInt64}
 		case w.cost <= tokens:
 			tokens -= w.cost
 			e.charge(o.policy, now, w.cost, false)
 			d := Decision{Allowed: true, Source: Store}
 			r.budgets.fill(&d, now.mono, tokens)
-			w.answer <- answer{true, d}
+			w.answer <- answer{true, d, expires, granted}
 		default:
 			again = append(again, w) // not what this call asked for
 		}
@@ -200,7 +201,7 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 		e.deny(o, r, now)
 	} else if tokens > 0 {
 		e.denied.Store(nil)
-		e.hold(&lease{granted: tokens, expires: expires, start: now.mono, birth: r.birth, fields: r.fields, budgets: r.budgets}, now)
+		e.hold(&lease{granted: tokens, expires: expires, start: now.mono, grant: granted, budgets: r.budgets}, now)
 	}
 	e.waiters = append(again, e.waiters...)
 	l.serve(e, now)
@@ -214,8 +215,8 @@ func (l *Limiter) serve(e *entry, now instant) {
 		if w.gone {
 			continue
 		}
-		if d, ok := e.takeLeased(now, w.cost); ok {
-			w.answer <- answer{true, d}
+		if ls, left, ok := e.takeLeased(now, w.cost); ok {
+			w.answer <- answer{true, ls.decision(now.mono, left), ls.expires, ls.grant}
 			continue
 		}
 		e.waiters[n] = w

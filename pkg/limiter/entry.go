@@ -38,6 +38,14 @@ type waiter struct {
 type answer struct {
 	known    bool
 	decision Decision
+	expires  int64  // mono before which it has to be acted upon
+	grant    *grant // of what was allowed
+}
+
+// grant is where tokens were debited from, for giving them back.
+type grant struct {
+	birth  string
+	fields [MaxLimits]string
 }
 
 // denial is a refusal that holds until the store could decide otherwise.

@@ -16,9 +16,8 @@ type lease struct {
 	start   int64 // mono
 	booked  int64 // of what was spent, in the tallies; guarded by the entry's lock
 	counted int64 // of what was spent, in the demand; guarded by the entry's lock
-	birth   string
-	fields  [MaxLimits]string // empty: cannot be refunded
-	budgets budgets           // what is left beside the lease
+	grant   *grant
+	budgets budgets // what is left beside the lease
 }
 
 // closed is what a lease's tokens are set to at its end: so far below nothing
@@ -47,7 +46,7 @@ func (ls *lease) take(now, cost int64) (left int64, ok bool) {
 func (ls *lease) over(now int64) bool { return now >= ls.expires || ls.tokens.Load() <= 0 }
 
 // takeLeased decides by what the replica holds. The entry is locked.
-func (e *entry) takeLeased(now instant, cost int64) (Decision, bool) {
+func (e *entry) takeLeased(now instant, cost int64) (ls *lease, left int64, ok bool) {
 	for range 2 {
 		cur := e.cur.Load()
 		if cur == nil && e.next == nil {
@@ -55,7 +54,7 @@ func (e *entry) takeLeased(now instant, cost int64) (Decision, bool) {
 		}
 		if cur != nil {
 			if left, ok := cur.take(now.mono, cost); ok {
-				return cur.decision(now.mono, left), true
+				return cur, left, true
 			}
 			if !cur.over(now.mono) && e.next == nil {
 				break // too few for this one, not for others
@@ -65,7 +64,7 @@ func (e *entry) takeLeased(now instant, cost int64) (Decision, bool) {
 		e.cur.Store(e.next)
 		e.next = nil
 	}
-	return Decision{}, false
+	return nil, 0, false
 }
 
 // end closes a lease: what was spent is booked, what was not is refunded with
@@ -76,17 +75,17 @@ func (e *entry) end(ls *lease, now instant) {
 		return // it has ended before
 	}
 	e.book(ls, now, ls.granted-left)
-	e.refund(ls.birth, ls.fields[:], left)
+	e.refund(ls.grant, left)
 }
 
 // refund notes what is to be given back.
-func (e *entry) refund(birth string, fields []string, amount int64) {
-	if amount <= 0 {
+func (e *entry) refund(g *grant, amount int64) {
+	if amount <= 0 || g.birth != e.birth {
 		return
 	}
-	for _, f := range fields {
-		if f != "" {
-			e.refunds = append(e.refunds, refund{birth, f, amount})
+	for _, f := range g.fields {
+		if f != "" { // a token bucket's: cannot be refunded
+			e.refunds = append(e.refunds, refund{g.birth, f, amount})
 		}
 	}
 }

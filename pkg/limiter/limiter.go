@@ -179,43 +179,72 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 		defer e.mu.Unlock()
 		return e.takeOwn(p, now, cost, Own, func(limit int64) int64 { return limit }, 1)
 	}
-	if d, ok := e.takeLeased(now, cost); ok {
+	if ls, left, ok := e.takeLeased(now, cost); ok {
 		e.mu.Unlock()
-		return d
+		return ls.decision(now.mono, left)
 	}
 	if !l.store.up.Load() {
 		defer e.mu.Unlock()
 		return l.fallback(e, p, now, cost)
 	}
 	w := &waiter{cost: cost, answer: make(chan answer, 1)}
-	e.waiters = append(e.waiters, w)
-	if !e.inflight {
-		l.issue(e, now)
-	}
+	l.join(e, w, now)
 	e.mu.Unlock()
 
 	patience := time.NewTimer(l.store.timeout)
 	defer patience.Stop()
-	var a answer
-	select {
-	case a = <-w.answer:
-	case <-patience.C:
-	case <-ctx.Done():
-	}
-	if a.known {
-		return a.decision
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	select {
-	case a = <-w.answer: // it came while we were about to leave
-		if a.known {
+	for patient := true; ; {
+		var a answer
+		select {
+		case a = <-w.answer:
+		case <-patience.C:
+			patient = false
+		case <-ctx.Done():
+			patient = false
+		}
+		if a.known && l.mono() < a.expires {
 			return a.decision
 		}
-	default:
-		w.gone = true
+		now = l.now()
+		e.mu.Lock()
+		if !a.known {
+			select {
+			case a = <-w.answer: // it came while we were about to leave
+			default:
+				w.gone = true
+			}
+		}
+		if a.known && now.mono < a.expires {
+			e.mu.Unlock()
+			return a.decision
+		}
+		if !a.known {
+			defer e.mu.Unlock()
+			return l.fallback(e, p, now, cost)
+		}
+		// This goroutine had to wait so long for its turn that the token it was
+		// given may not be spent any more. It goes back, and we ask again. The
+		// tallies keep it, which errs on the safe side.
+		e.refund(a.grant, cost)
+		if ls, left, ok := e.takeLeased(now, cost); ok {
+			e.mu.Unlock()
+			return ls.decision(now.mono, left)
+		}
+		if !patient {
+			defer e.mu.Unlock()
+			return l.fallback(e, p, now, cost)
+		}
+		l.join(e, w, now)
+		e.mu.Unlock()
 	}
-	return l.fallback(e, p, l.now(), cost)
+}
+
+// join lets w wait for the store. The entry is locked.
+func (l *Limiter) join(e *entry, w *waiter, now instant) {
+	e.waiters = append(e.waiters, w)
+	if !e.inflight {
+		l.issue(e, now)
+	}
 }
 
 // fallback decides without the store. The entry is locked.

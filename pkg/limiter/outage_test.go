@@ -1,0 +1,336 @@
+package limiter_test
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/proconsul/proconsul/pkg/limiter"
+	"github.com/proconsul/proconsul/pkg/parts"
+)
+
+// hammer is what a load on several limiters of one store came to.
+type hammer struct {
+	admitted []time.Duration // when, since the start, in order
+	byWhom   []int
+	longest  time.Duration // that one Take took
+	sources  map[limiter.Source]int
+}
+
+// hit loads the limiters, each with its own number of callers, until ctx ends.
+func hit(ctx context.Context, p *limiter.Policy, ls []*limiter.Limiter, callers []int, pause time.Duration) *hammer {
+	h := &hammer{byWhom: make([]int, len(ls)), sources: map[limiter.Source]int{}}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	began := time.Now()
+	for i, l := range ls {
+		for range callers[i] {
+			wg.Go(func() {
+				var mine []time.Duration
+				var longest time.Duration
+				sources := map[limiter.Source]int{}
+				for ctx.Err() == nil {
+					before := time.Now()
+					d := l.Take(context.Background(), p, "k", 1)
+					after := time.Now()
+					longest = max(longest, after.Sub(before))
+					sources[d.Source]++
+					if d.Allowed {
+						mine = append(mine, after.Sub(began))
+					}
+					if pause > 0 {
+						select {
+						case <-ctx.Done():
+						case <-time.After(pause):
+						}
+					}
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				h.admitted = append(h.admitted, mine...)
+				h.byWhom[i] += len(mine)
+				h.longest = max(h.longest, longest)
+				for s, n := range sources {
+					h.sources[s] += n
+				}
+			})
+		}
+	}
+	wg.Wait()
+	slices.Sort(h.admitted)
+	return h
+}
+
+// most returns how many were admitted in the fullest interval of that length.
+func (h *hammer) most(length time.Duration) int {
+	most, from := 0, 0
+	for i, at := range h.admitted {
+		for h.admitted[from] < at-length {
+			from++
+		}
+		most = max(most, i-from+1)
+	}
+	return most
+}
+
+// Whatever happens to Redis under load: nobody waits longer than the store's
+// timeout, nobody sees an error, no window admits more than the limit and what
+// the other replicas could not know of it, and in the end limits are shared.
+func TestOutages(t *testing.T) {
+	t.Parallel()
+	const limit, window, timeout = 200, 2 * time.Second, 40 * time.Millisecond
+	wait := func(d time.Duration) { <-time.After(d) }
+	chaos := map[string]struct {
+		do    func(t *testing.T, r *parts.Redis, admin *redis.Client)
+		local bool // the replicas were on their own for a while
+		bound int
+	}{
+		"nothing": {func(*testing.T, *parts.Redis, *redis.Client) { wait(time.Second) }, false, limit},
+		"killed and back without its data": {func(t *testing.T, r *parts.Redis, _ *redis.Client) {
+			r.Kill()
+			wait(time.Second)
+			r.Start()
+		}, true, limit * 3 / 2},
+		"restarted at once without its data": {func(t *testing.T, r *parts.Redis, _ *redis.Client) {
+			r.Kill()
+			r.Start()
+		}, false, limit * 3 / 2},
+		"flushed": {func(t *testing.T, _ *parts.Redis, admin *redis.Client) {
+			if err := admin.FlushAll(context.Background()).Err(); err != nil {
+				t.Error(err)
+			}
+		}, false, limit * 3 / 2},
+		"frozen": {func(_ *testing.T, r *parts.Redis, _ *redis.Client) {
+			r.Freeze()
+			wait(time.Second)
+			r.Thaw()
+		}, true, limit * 3 / 2},
+		"flapping": {func(_ *testing.T, r *parts.Redis, _ *redis.Client) {
+			for range 20 {
+				r.Freeze()
+				wait(15 * time.Millisecond)
+				r.Thaw()
+				wait(20 * time.Millisecond)
+			}
+		}, false, limit * 3 / 2},
+		"read-only": {func(t *testing.T, _ *parts.Redis, admin *redis.Client) {
+			ctx := context.Background()
+			if err := admin.Do(ctx, "REPLICAOF", "127.0.0.1", "1").Err(); err != nil {
+				t.Error(err)
+			}
+			wait(time.Second)
+			if err := admin.Do(ctx, "REPLICAOF", "NO", "ONE").Err(); err != nil {
+				t.Error(err)
+			}
+		}, true, limit * 3 / 2},
+		"script cache flushed": {func(t *testing.T, _ *parts.Redis, admin *redis.Client) {
+			for range 50 {
+				if err := admin.ScriptFlush(context.Background()).Err(); err != nil {
+					t.Error(err)
+				}
+				wait(10 * time.Millisecond)
+			}
+		}, false, limit},
+	}
+	// All at once: they mostly wait. t.Fatal in one of them ends that one.
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for name, c := range chaos {
+		r := parts.StartRedis(t)
+		admin := redis.NewClient(&redis.Options{Addr: r.Addr})
+		t.Cleanup(func() { _ = admin.Close() })
+		var ls []*limiter.Limiter
+		for range 2 {
+			ls = append(ls, start(t, limiter.Options{Redis: &limiter.Redis{Addr: r.Addr, Timeout: timeout}}))
+		}
+		p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(limit, window)}})
+		wg.Go(func() {
+			parts.Eventually(t, 5*time.Second, name+": the replicas do not know each other", func() bool {
+				return ls[0].State().Replicas == 2 && ls[1].State().Replicas == 2
+			})
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			result := make(chan *hammer, 1)
+			go func() { result <- hit(ctx, p, ls, []int{3, 1}, 16*time.Millisecond) }()
+			wait(700 * time.Millisecond)
+			c.do(t, r, admin)
+			parts.Eventually(t, 5*time.Second, name+": the store did not come back", func() bool {
+				return ls[0].State().Up && ls[1].State().Up
+			})
+			wait(window)
+			cancel()
+			h := <-result
+			if got := h.most(window); got > c.bound {
+				t.Errorf("%s: %d admitted within %v, the bound is %d", name, got, window, c.bound)
+			}
+			if got := h.most(window); got < limit*9/10 {
+				t.Errorf("%s: %d admitted within %v: most of %d was lost", name, got, window, limit)
+			}
+			// On a busy machine a goroutine may wait for its turn, too.
+			if most := timeout + 400*time.Millisecond; h.longest > most {
+				t.Errorf("%s: one caller waited %v, want at most %v", name, h.longest, most)
+			}
+			if local := h.sources[limiter.Local] > 0; c.local && !local {
+				t.Errorf("%s: nobody noticed: %v", name, h.sources)
+			}
+			t.Logf("%s: admitted %d, most %d, longest %v, %v", name, len(h.admitted), h.most(window), h.longest, h.sources)
+		})
+	}
+}
+
+// What a replica admits on its own is made good when the store is back: the
+// other replica sees it at once.
+func TestDebtsAreSettled(t *testing.T) {
+	t.Parallel()
+	r := parts.StartRedis(t)
+	var ls []*limiter.Limiter
+	for range 2 {
+		ls = append(ls, start(t, limiter.Options{Redis: redisAt(r.Addr)}))
+	}
+	parts.Eventually(t, 5*time.Second, "the replicas do not know each other", func() bool {
+		return ls[0].State().Replicas == 2 && ls[1].State().Replicas == 2
+	})
+	limits := map[string]limiter.Limit{
+		"sliding": sliding(10, time.Minute),
+		"fixed":   {Count: 10, Algorithm: limiter.FixedWindow, Calendar: limiter.Monthly},
+		"bucket":  {Count: 10, Window: time.Hour, Algorithm: limiter.TokenBucket},
+	}
+	policies := map[string]*limiter.Policy{}
+	take := func(l *limiter.Limiter, name string, n int) (allowed int) {
+		for range n {
+			if l.Take(t.Context(), policies[name], "k", 1).Allowed {
+				allowed++
+			}
+		}
+		return allowed
+	}
+	for name, l := range limits {
+		policies[name] = policy(t, limiter.Settings{Name: name, Limits: []limiter.Limit{l}})
+		if got := take(ls[0], name, 2); got != 2 {
+			t.Fatalf("%s: %d of 2", name, got)
+		}
+	}
+	r.Kill()
+	parts.Eventually(t, 5*time.Second, "nobody noticed", func() bool { return !ls[0].State().Up && !ls[1].State().Up })
+	for name := range limits {
+		// Half of ten each, and the first replica has used two of its five.
+		if a, b := take(ls[0], name, 9), take(ls[1], name, 9); a != 3 || b != 5 {
+			t.Errorf("%s: alone the replicas admitted %d and %d, want 3 and 5", name, a, b)
+		}
+	}
+	r.Start()
+	parts.Eventually(t, 5*time.Second, "the store did not come back", func() bool { return ls[0].State().Up && ls[1].State().Up })
+	admin := redis.NewClient(&redis.Options{Addr: r.Addr})
+	defer admin.Close()
+	parts.Eventually(t, 5*time.Second, "not all debts arrived", func() bool {
+		keys, err := admin.Keys(t.Context(), "rl:{*:*}").Result()
+		return err == nil && len(keys) == len(limits) && ls[0].State().Calls > 0
+	})
+	for name := range limits {
+		parts.Eventually(t, 5*time.Second, name+": the store did not learn what was used", func() bool {
+			// Redis came back empty: 2 + 3 + 5 of 10 are used, all of them told.
+			d := ls[1].Take(t.Context(), policies[name], "k", 1)
+			return !d.Allowed && d.Source == limiter.Store
+		})
+	}
+	for name := range limits {
+		if got := take(ls[0], name, 3); got != 0 {
+			t.Errorf("%s: %d more than the limit", name, got)
+		}
+	}
+}
+
+// The ends of a limiter: before its store was reached, and after Run.
+func TestWithoutAStoreInReach(t *testing.T) {
+	l, err := limiter.New(limiter.Options{Redis: redisAt("127.0.0.1:1"), Replicas: func() int { return 4 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(9, time.Minute)}})
+	allowed := 0
+	for range 20 {
+		d := l.Take(t.Context(), p, "k", 1)
+		if d.Source != limiter.Local {
+			t.Fatalf("decided by %v", d.Source)
+		}
+		if d.Allowed {
+			allowed++
+		} else if d.RetryAfter < 59*time.Second || d.RetryAfter > 63*time.Second {
+			t.Errorf("retry after %v", d.RetryAfter)
+		}
+	}
+	if allowed != 2 { // a quarter; whose the rest is, nobody can know
+		t.Errorf("one of four replicas admitted %d of 9", allowed)
+	}
+	for mode, want := range map[limiter.Mode]bool{limiter.FailOpen: true, limiter.FailClosed: false} {
+		p := policy(t, limiter.Settings{Name: "m", Limits: []limiter.Limit{sliding(1, time.Minute)}, OnStoreError: mode})
+		for range 3 {
+			if d := l.Take(t.Context(), p, "k", 1); d.Allowed != want || d.Len() != 0 {
+				t.Errorf("mode %d: %+v", mode, d)
+			}
+		}
+	}
+}
+
+// A store that is away costs its timeout at the very beginning and nothing
+// after that, also where it swallows connections instead of refusing them.
+func TestAnOutageIsCheap(t *testing.T) {
+	t.Parallel()
+	deaf, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	l, err := limiter.New(limiter.Options{Redis: &limiter.Redis{Addr: deaf.Addr().String(), Timeout: 20 * time.Millisecond}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- l.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	parts.Eventually(t, 5*time.Second, "nobody noticed", func() bool { return l.State().LastError != "" })
+	p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(1000000, time.Minute)}})
+	began := time.Now()
+	for range 1000 {
+		if d := l.Take(t.Context(), p, "k", 1); !d.Allowed || d.Source != limiter.Local {
+			t.Fatalf("%+v", d)
+		}
+	}
+	if took := time.Since(began); took > 500*time.Millisecond {
+		t.Errorf("1000 decisions took %v", took)
+	}
+}
+
+// Operators are told once per change, with the reason.
+func TestChangesAreTold(t *testing.T) {
+	t.Parallel()
+	r := parts.StartRedis(t)
+	var mu sync.Mutex
+	var told []limiter.State
+	l := start(t, limiter.Options{Redis: redisAt(r.Addr), OnChange: func(s limiter.State) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, s)
+	}})
+	r.Kill()
+	parts.Eventually(t, 5*time.Second, "nobody noticed", func() bool { return !l.State().Up })
+	<-time.After(300 * time.Millisecond)
+	s := l.State()
+	if !s.Configured || s.LastError == "" || s.LastContact.IsZero() || s.Since.Before(s.LastContact) || s.Latency <= 0 {
+		t.Errorf("state %+v", s)
+	}
+	r.Start()
+	parts.Eventually(t, 5*time.Second, "it did not come back", func() bool { return l.State().Up })
+	mu.Lock()
+	defer mu.Unlock()
+	if len(told) != 3 || !told[0].Up || told[1].Up || !told[2].Up || !strings.Contains(told[1].LastError, "heartbeat") {
+		t.Errorf("told %+v", told)
+	}
+}
