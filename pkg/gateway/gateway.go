@@ -82,6 +82,7 @@ func destination(rc *config.Route, d Deps) (http.Handler, error) {
 		return nil, err
 	}
 	return proxy.New(up, proxy.RouteOptions{
+		Name:    rc.Name,
 		Strip:   rc.Upstream.Strip,
 		Prepend: rc.Upstream.Prepend,
 		Host:    rc.Upstream.Host,
