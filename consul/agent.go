@@ -31,13 +31,14 @@ type agentState struct {
 	up      bool
 	known   bool // a probe has ended
 	leader  string
+	silent  bool      // it does not say who leads, as behind a proxy: no news are good news
 	since   time.Time // of up, or of the outage
 	contact time.Time // of the last answer to anything
 	err     error     // why it is down or has no leader
 }
 
 // confirms reports whether the agent's answers are those of a live cluster.
-func (s agentState) confirms() bool { return s.up && s.leader != "" }
+func (s agentState) confirms() bool { return s.up && (s.leader != "" || s.silent) }
 
 func newAgent(c *Client, log *slog.Logger, every time.Duration, changed func(was, is agentState)) *agent {
 	back := make(chan struct{})
@@ -120,10 +121,11 @@ func (a *agent) probe(ctx context.Context) bool {
 	// Any HTTP answer is an agent that lives.
 	var e *Error
 	up := err == nil || errors.As(err, &e) && e.Code != 0
+	silent := up && (errors.Is(err, ErrDenied) || errors.Is(err, ErrRefused) || errors.Is(err, ErrUnknown))
 
 	a.mu.Lock()
 	was, now := a.state, time.Now()
-	s := agentState{up: up, known: true, leader: leader, since: was.since, contact: was.contact, err: err}
+	s := agentState{up: up, known: true, leader: leader, silent: silent, since: was.since, contact: was.contact, err: err}
 	if up {
 		s.contact = now
 	}
@@ -149,9 +151,11 @@ func (a *agent) probe(ctx context.Context) bool {
 		a.log.Info("consul reached", "addr", a.client.Addr(), "leader", leader)
 	}
 	switch {
-	case up && leader == "" && (first || !was.up || was.leader != ""):
+	case silent && (first || !was.silent):
+		a.log.Warn("consul does not say who leads", "addr", a.client.Addr(), "err", err)
+	case up && !s.confirms() && (first || !was.up || was.confirms()):
 		a.log.Warn("consul has no leader", "addr", a.client.Addr(), "err", err)
-	case up && leader != "" && !first && was.up && was.leader == "":
+	case up && leader != "" && !first && was.up && !was.confirms():
 		a.log.Info("consul has a leader again", "addr", a.client.Addr(), "leader", leader)
 	}
 	if first && !s.confirms() || !first && was.confirms() != s.confirms() || !first && was.up != up {

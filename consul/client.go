@@ -84,6 +84,9 @@ func NewClient(o Options) (*Client, error) {
 	} else if rest, ok := strings.CutPrefix(addr, "http://"); ok {
 		addr = rest // an https that was asked for is kept
 	}
+	if proto, _, ok := strings.Cut(addr, "://"); ok && proto != "unix" {
+		return nil, fmt.Errorf("consul: address %q: %s is not http, https or unix", addr, proto)
+	}
 	if scheme != "http" && scheme != "https" {
 		return nil, fmt.Errorf("consul: scheme %q is neither http nor https", scheme)
 	}

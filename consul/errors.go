@@ -137,6 +137,9 @@ func (c *Client) explainStatus(path string, s api.StatusError) *Error {
 	case strings.Contains(body, "No path to datacenter"):
 		e.Kind = ErrRefused
 		e.Hint = "is the datacenter's name right (consul catalog datacenters)?"
+	case strings.Contains(body, "boolean expression"):
+		e.Kind = ErrRefused // Consul says 500 for what is the caller's mistake
+		e.Hint = "is the upstream's filter an expression that Consul knows (Service.Meta.version == \"v2\")?"
 	case strings.Contains(body, "No cluster leader"), strings.Contains(body, "No known Consul servers"),
 		strings.Contains(body, "resolver produced no addresses"):
 		e.Kind = ErrNoLeader

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/consul"
+	"github.com/proconsul/proconsul/discovery"
 	"github.com/proconsul/proconsul/pkg/parts"
 )
 
@@ -53,8 +54,19 @@ func TestServeGoesDownInOrder(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, "ok")
 	})}
+	first := make(chan discovery.Status, 100)
+	cancel := w.catalog.Subscribe("web", func(s discovery.Snapshot) {
+		for _, in := range s.Instances {
+			first <- in.Status
+		}
+	})
+	defer cancel()
 	end := serving(t, c.Addr, srv, ln, 300*time.Millisecond)
 	parts.Eventually(t, 5*time.Second, "it is registered and passing", func() bool { return w.first("web").Usable() })
+
+	if got := <-first; got != discovery.StatusPassing {
+		t.Errorf("its first state is %v: no traffic until Consul's first look", got)
+	}
 
 	url := "http://" + ln.Addr().String()
 	slow := make(chan string, 1)

@@ -189,24 +189,99 @@ func TestIndexFromTheFuture(t *testing.T) {
 	})
 }
 
+// What index was held before a failure may mean nothing after it.
+func TestFailureStartsOver(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		f.with(func() { f.index = 5000 })
+		f.set("web", "web-1")
+		w := watch(t, f.options(), consul.WatchOptions{}, query("web"))
+		want(t, w, "web", "web-1")
+		f.with(func() {
+			f.handle = func(w http.ResponseWriter, r *http.Request) bool {
+				if strings.HasPrefix(r.URL.Path, "/v1/health/") {
+					http.Error(w, "boom", 500)
+					return true
+				}
+				return false
+			}
+		})
+		f.set("web", "web-1") // ends the query that blocks
+		time.Sleep(time.Second)
+		f.with(func() { f.index, f.handle = 20, nil })
+		f.set("web", "web-1", "web-2")
+		time.Sleep(8 * time.Second)
+		want(t, w, "web", "web-1 web-2")
+	})
+}
+
+// One service's query may be lost while all else is well.
+func TestLostQueryIsGivenUp(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		f.set("web", "web-1")
+		f.set("other", "other-1")
+		w := watch(t, f.options(), consul.WatchOptions{}, query("web"), query("other"))
+		want(t, w, "web", "web-1")
+		f.with(func() {
+			f.handle = func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path == "/v1/health/service/web" && r.URL.Query().Get("index") != "" {
+					<-r.Context().Done()
+					return true
+				}
+				return false
+			}
+		})
+		f.set("web", "web-1") // brings the watch into the handler's regime
+		synctest.Wait()
+		f.with(func() { f.handle = nil; f.services["web"] = []string{"web-2"}; f.index++ })
+		time.Sleep(80 * time.Second)
+		want(t, w, "web", "web-2")
+		want(t, w, "other", "other-1")
+	})
+}
+
+// A partition that drops packets leaves queries that never end. They are asked
+// again when the agent is reachable, not when their deadline comes.
+func TestSilentPartition(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		f.set("web", "web-1")
+		w := watch(t, f.options(), consul.WatchOptions{}, query("web"))
+		want(t, w, "web", "web-1")
+		f.with(func() {
+			f.handle = func(w http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true }
+		})
+		f.set("web", "web-1") // the next query is swallowed
+		time.Sleep(20 * time.Second)
+		if st := w.catalog.State("web"); !st.Stale() || w.State().Up {
+			t.Fatalf("after 20s of silence: %+v", st)
+		}
+		f.with(func() { f.handle = nil })
+		f.set("web", "web-2")
+		time.Sleep(10 * time.Second) // one probe was under way when the silence ended
+		want(t, w, "web", "web-2")
+		if st := w.catalog.State("web"); st.Stale() {
+			t.Fatalf("state %+v", st)
+		}
+	})
+}
+
 func TestForgottenInstancesAreHeld(t *testing.T) {
-	wipe := func(f *fake, back ...string) {
+	wipe := func(f *fake, index uint64, back ...string) {
 		f.with(func() {
 			f.refuse = true
 			f.handle = func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }
 		})
 		f.set("web")
 		time.Sleep(5 * time.Second)
-		f.with(func() { f.index, f.handle, f.refuse = 3, nil, false })
+		f.with(func() { f.index, f.handle, f.refuse = index, nil, false })
 		f.set("web", back...)
 		time.Sleep(5 * time.Second)
 	}
-	t.Run("until they register again", func(t *testing.T) {
+	for _, index := range []uint64{3, 3000} {
 		bubble(t, func(t *testing.T, f *fake) {
 			f.set("web", "web-1", "web-2")
 			w := watch(t, f.options(), consul.WatchOptions{}, query("web"))
 			want(t, w, "web", "web-1 web-2")
-			wipe(f)
+			wipe(f, index)
 			want(t, w, "web", "web-1 web-2")
 			if st := w.catalog.State("web"); !st.Stale() || !strings.Contains(st.Err, "forgot 2 instances") {
 				t.Fatalf("state %+v", st)
@@ -221,20 +296,19 @@ func TestForgottenInstancesAreHeld(t *testing.T) {
 			f.set("web", "web-2")
 			want(t, w, "web", "web-2") // a deregistration counts again at once
 		})
-	})
-	t.Run("not for ever", func(t *testing.T) {
-		bubble(t, func(t *testing.T, f *fake) {
-			f.set("web", "web-1", "web-2")
-			w := watch(t, f.options(), consul.WatchOptions{}, query("web"))
-			want(t, w, "web", "web-1 web-2")
-			wipe(f, "web-1")
-			want(t, w, "web", "web-1 web-2")
-			time.Sleep(70 * time.Second)
-			want(t, w, "web", "web-1")
-			if st := w.catalog.State("web"); st.Stale() {
-				t.Fatalf("stale: %+v", st)
-			}
-		})
+	}
+	// Not for ever.
+	bubble(t, func(t *testing.T, f *fake) {
+		f.set("web", "web-1", "web-2")
+		w := watch(t, f.options(), consul.WatchOptions{}, query("web"))
+		want(t, w, "web", "web-1 web-2")
+		wipe(f, 3, "web-1")
+		want(t, w, "web", "web-1 web-2")
+		time.Sleep(70 * time.Second)
+		want(t, w, "web", "web-1")
+		if st := w.catalog.State("web"); st.Stale() {
+			t.Fatalf("stale: %+v", st)
+		}
 	})
 }
 
@@ -252,6 +326,26 @@ func TestNoLeaderMakesStale(t *testing.T) {
 		time.Sleep(12 * time.Second)
 		if st := w.catalog.State("web"); st.Stale() {
 			t.Fatalf("still stale: %+v", st)
+		}
+	})
+}
+
+// Behind a proxy that lets only health queries through, all is well.
+func TestProbeMayBeRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake) {
+		f.handle = func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.HasPrefix(r.URL.Path, "/v1/status/") {
+				http.Error(w, "not for you", http.StatusForbidden)
+				return true
+			}
+			return false
+		}
+		f.set("web", "web-1")
+		w := watch(t, f.options(), consul.WatchOptions{}, query("web"))
+		time.Sleep(5 * time.Minute)
+		want(t, w, "web", "web-1")
+		if st := w.catalog.State("web"); st.Stale() || !w.State().Up {
+			t.Fatalf("state %+v", st)
 		}
 	})
 }
