@@ -1,8 +1,11 @@
 package config
 
 import (
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -12,7 +15,9 @@ const mask = "***"
 
 // sensitive matches key and header names whose values are nobody's business,
 // also where the key itself is a mistake.
-var sensitive = regexp.MustCompile(`(?i)(token|secret|passw|passphrase|credential|authorization|cookie|api[-_]?key|apikey|private[-_]?key|signature|session)`)
+var sensitive = regexp.MustCompile("(?i)" + sensitiveNames)
+
+const sensitiveNames = `(?:token|secret|passw|passphrase|credential|authorization|cookie|api[-_]?key|private[-_]?key|signature|session)`
 
 // isSensitive reports whether a value under the key must not be shown. A
 // *_file key holds a path.
@@ -41,11 +46,19 @@ func (s *source) hide(n *yaml.Node) {
 }
 
 // hideSensitive hides what stands under a key with a sensitive name anywhere,
-// whether the key means something or not, and the values of header fields with
-// such a name. In a mapping below such a key, as in admin.tokens, its own keys
-// decide.
+// whether the key means something or not. In a mapping below such a key, as in
+// admin.tokens, its own keys decide.
+//
+// A text of several words with such a name in it is hidden as well: where a
+// colon was forgotten, a key and its value become part of the text before.
 func (s *source) hideSensitive(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode && glued(n.Value) {
+		s.hide(n)
+	}
 	for i, c := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 && shownKey(c.Value) != c.Value {
+			s.hide(c)
+		}
 		if n.Kind == yaml.MappingNode && i%2 == 1 && isSensitive(n.Content[i-1].Value) {
 			s.hideTexts(c)
 		}
@@ -53,20 +66,25 @@ func (s *source) hideSensitive(n *yaml.Node) {
 			s.hideSensitive(c)
 		}
 	}
-	if n.Kind == yaml.MappingNode {
-		var name, value *yaml.Node
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			switch n.Content[i].Value {
-			case "name":
-				name = n.Content[i+1]
-			case "value":
-				value = n.Content[i+1]
-			}
-		}
-		if name != nil && value != nil && isSensitive(name.Value) {
-			s.hide(value)
-		}
+}
+
+// glued reports whether a text may be a key and its secret with the colon
+// forgotten.
+func glued(text string) bool {
+	text = referenced.ReplaceAllString(text, "")
+	return strings.ContainsAny(text, " \n:=") && sensitive.MatchString(text)
+}
+
+// referenced matches what Load replaces: it names a secret and is none.
+var referenced = regexp.MustCompile(`\$\{(env|file):[^}]*\}`)
+
+// shownKey is a key's name as a message may have it. No key of ours has a
+// space in it: what follows may be a value.
+func shownKey(key string) string {
+	if i := strings.IndexAny(key, " \n:="); i >= 0 {
+		return key[:i] + " " + mask
 	}
+	return key
 }
 
 // hideTexts hides a node that is a text, or the texts of a list.
@@ -108,6 +126,10 @@ func (s *source) maskedLines() []string {
 		s.maskByNode(lines)
 	}
 	for i, l := range lines {
+		// What is commented out may still be in use elsewhere.
+		if before, after, ok := strings.Cut(l, "#"); ok && sensitive.MatchString(after) {
+			l = before + "# " + mask
+		}
 		l = printable(strings.ReplaceAll(l, "\t", "  "))
 		if utf8.RuneCountInString(l) > maxSnippet {
 			l = string([]rune(l)[:maxSnippet-1]) + "…"
@@ -134,9 +156,6 @@ func (s *source) maskByNode(lines []string) {
 	cut := map[int]int{} // line to the column behind which nothing is left
 	for i, n := range order {
 		if !s.hidden[n] || n.Line < 1 || n.Line > len(lines) {
-			continue
-		}
-		if n.Kind == yaml.ScalarNode && n.Value == "" {
 			continue
 		}
 		if at, ok := cut[n.Line]; !ok || n.Column < at {
@@ -175,27 +194,74 @@ func cutAt(line string, n int) string {
 	return line
 }
 
-var sensitiveLine = regexp.MustCompile(`(?i)^(.*?["']?[\w.-]*(?:token|secret|passw|passphrase|credential|authorization|cookie|api[-_]?key|private[-_]?key|signature|session)[\w.-]*["']?\s*:).*$`)
+var (
+	sensitiveLine = regexp.MustCompile("(?i)^(.*?" + sensitiveNames + `[\w-]*["']?\s*:?).+$`)
+	keyOnLine     = regexp.MustCompile(`([^\s{}\[\],:0-9][^{}\[\],:]*):(?:\s|$)`)
+)
 
-// maskByName blanks what follows keys with sensitive names, and the lines
-// below that are indented deeper; it serves texts that could not be parsed.
-// Values of header fields are blanked too, whatever their name.
+// maskByName makes the lines of a text that could not be parsed fit for
+// showing. Behind a sensitive name nothing is left, and of the lines below
+// that are indented deeper neither. A line all of whose keys are ours and
+// harmless stays. Of every other line, and of comments, only the form is kept,
+// which is what a fault of form needs: letters and digits become x.
 func maskByName(lines []string) {
+	harmless := harmlessKeys()
 	indent := -1
 	for i, l := range lines {
 		trimmed := strings.TrimLeft(l, " \t-")
 		depth := len(l) - len(trimmed)
 		if indent >= 0 && (trimmed == "" || depth > indent) {
-			lines[i] = strings.Repeat(" ", min(depth, len(l))) + mask
+			lines[i] = l[:depth] + mask
 			continue
 		}
 		indent = -1
 		if m := sensitiveLine.FindStringSubmatch(l); m != nil {
 			lines[i], indent = m[1]+" "+mask, depth
-		} else if m := valueLine.FindStringSubmatch(l); m != nil {
-			lines[i], indent = m[1]+" "+mask, depth
+			continue
 		}
+		keys := keyOnLine.FindAllStringSubmatch(l, -1)
+		foreign := slices.ContainsFunc(keys, func(m []string) bool {
+			return !harmless[strings.Trim(m[1], " \t-\"'?")]
+		})
+		at := len(l)
+		switch {
+		case trimmed == "":
+			continue
+		case foreign:
+			at, indent = strings.IndexByte(l, ':'), depth
+		case len(keys) == 0:
+			at = 0
+		}
+		if c := strings.IndexByte(l, '#'); c >= 0 {
+			at = min(at, c)
+		}
+		lines[i] = l[:at] + strings.Map(func(r rune) rune {
+			if unicode.IsLetter(r) || unicode.IsDigit(r) {
+				return 'x'
+			}
+			return r
+		}, l[at:])
 	}
 }
 
-var valueLine = regexp.MustCompile(`^(.*?\bvalue["']?\s*:).*$`)
+// harmlessKeys are the keys of the tree whose values are no secrets.
+func harmlessKeys() map[string]bool {
+	out := map[string]bool{}
+	var walk func(t reflect.Type)
+	walk = func(t reflect.Type) {
+		for _, f := range fieldsOf(t) {
+			inner := deref(f.typ)
+			if inner.Kind() == reflect.Slice {
+				inner = inner.Elem()
+			}
+			if inner.Kind() == reflect.Struct && !isScalar(inner) {
+				walk(inner)
+			}
+			if inner != reflect.TypeFor[Secret]() && f.key != "value" && !isUserMap(inner) {
+				out[f.key] = true
+			}
+		}
+	}
+	walk(reflect.TypeFor[Config]())
+	return out
+}

@@ -70,10 +70,11 @@ func isScalar(t reflect.Type) bool {
 // isUserMap reports whether t is a mapping whose keys are the operator's.
 func isUserMap(t reflect.Type) bool { return t == reflect.TypeFor[map[string]string]() }
 
-// holdsSecret reports whether a Secret is t or somewhere inside it.
+// holdsSecret reports whether a Secret, or a header field's value, which may be
+// a credential, is t or somewhere inside it.
 func holdsSecret(t reflect.Type) bool {
 	switch t = deref(t); {
-	case t == reflect.TypeFor[Secret]():
+	case t == reflect.TypeFor[Secret](), t == reflect.TypeFor[HeaderField]():
 		return true
 	case t.Kind() == reflect.Slice:
 		return holdsSecret(t.Elem())

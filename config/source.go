@@ -178,6 +178,15 @@ func (s *source) syntaxFault(err error, fault func(Code, int, string, string) *F
 		line, _ = strconv.Atoi(m[1])
 		message = m[2]
 	}
+	if _, rest, ok := strings.Cut(message, "unknown anchor '"); ok {
+		// The parser names the anchor and not its place. The name stays out of
+		// the message: it may be a secret that begins with a star.
+		name, _, _ := strings.Cut(rest, "'")
+		if before, _, ok := strings.Cut(string(s.text), "*"+name); ok {
+			line = strings.Count(before, "\n") + 1
+		}
+		return fault(CodeSyntax, line, "not valid YAML: an alias (*) without its anchor (&)", "quote values that begin with *")
+	}
 	line = min(line, strings.Count(string(s.text), "\n")+1)
 	hint := ""
 	switch {

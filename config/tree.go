@@ -132,12 +132,14 @@ func (b *builder) pairs(s *source, n *yaml.Node, path string) []pair {
 		k = resolved(k)
 		switch {
 		case k.Kind != yaml.ScalarNode:
+			s.hide(k)
+			s.hide(v)
 			b.addAt(s, n.Content[i], Fault{Path: path, Code: CodeType, Message: fmt.Sprintf("a key in %s is %s, not text", b.label(path), describe(k))})
 		case k.Tag == "!!merge":
 			merges = append(merges, v)
 		case seen[k.Value] != nil:
-			b.addAt(s, k, Fault{Path: join(path, k.Value), Code: CodeKeyTwice,
-				Message: fmt.Sprintf("key %q is written twice in %s, first on line %d", k.Value, b.label(path), seen[k.Value].Line)})
+			b.addAt(s, k, Fault{Path: join(path, shownKey(k.Value)), Code: CodeKeyTwice,
+				Message: fmt.Sprintf("key %q is written twice in %s, first on line %d", shownKey(k.Value), b.label(path), seen[k.Value].Line)})
 		default:
 			seen[k.Value] = k
 			out = append(out, pair{k, v})
@@ -226,6 +228,13 @@ func (b *builder) section(s *source, n *yaml.Node, f field, path string, level i
 	for _, kv := range pairs { // before any fault below wants to name the element
 		if kv.key.Value == "name" && resolved(kv.val).Kind == yaml.ScalarNode {
 			b.names[path] = resolved(kv.val).Value
+		}
+	}
+	if t == reflect.TypeFor[HeaderField]() {
+		for _, kv := range pairs { // a value may be a credential, whatever its name
+			if kv.key.Value != "name" {
+				s.hide(kv.val)
+			}
 		}
 	}
 	out := map[string]any{}
@@ -335,7 +344,7 @@ func (b *builder) scalar(s *source, n *yaml.Node, f field, path string) (any, bo
 		b.addAt(s, n, Fault{Path: path, Code: CodeMissing, Message: path + " has no value", Hint: "write a value, or remove the key"})
 		return nil, false
 	case n.Style&yaml.TaggedStyle != 0:
-		b.addAt(s, n, Fault{Path: path, Code: CodeType, Message: fmt.Sprintf("%s has the tag %s, and tags mean nothing here", path, n.Tag)})
+		b.addAt(s, n, Fault{Path: path, Code: CodeType, Message: path + " has a tag (!), and tags mean nothing here", Hint: "quote values that begin with !"})
 		return nil, false
 	}
 	text, changed, err := b.interpolate(n.Value, filepath.Dir(s.name))
@@ -463,14 +472,29 @@ func (b *builder) unknown(s *source, kv pair, t reflect.Type, path string) {
 			s.hide(kv.val)
 		}
 	}
-	if isSensitive(key) {
+	value := resolved(kv.val)
+	switch {
+	case hint == "", isSensitive(key), b.keepsSecrets(t):
+		s.hide(kv.val) // nobody knows what was meant, or it may be a secret
+		if b.keepsSecrets(t) && hint == "" && value.Kind == yaml.ScalarNode && value.Tag == "!!null" {
+			s.hide(kv.key) // of "token:, x" and "? x" this is the value
+			key = mask
+		}
+	case value.Kind != yaml.ScalarNode && holdsSecret(t):
 		s.hide(kv.val)
 	}
 	where := b.label(path)
 	if path == "" {
 		where = "the top mapping"
 	}
+	key = shownKey(key)
 	b.addAt(s, kv.key, Fault{Path: join(path, key), Code: CodeUnknownKey, Message: fmt.Sprintf("unknown key %q in %s", key, where), Hint: hint})
+}
+
+// keepsSecrets reports whether secrets stand directly in a section of type t.
+func (b *builder) keepsSecrets(t reflect.Type) bool {
+	return t == reflect.TypeFor[HeaderField]() ||
+		slices.ContainsFunc(b.fieldsOf(t), func(f field) bool { return f.typ == reflect.TypeFor[Secret]() })
 }
 
 // fieldAt returns the field at a dotted path below t.
