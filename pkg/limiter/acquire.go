@@ -38,9 +38,10 @@ type reply struct {
 	budgets budgets // with waits for instants
 }
 
-// issue sends a call for all who wait, with all that is owed. The entry is
-// locked and has no call in flight.
-func (l *Limiter) issue(e *entry, now instant) {
+// issue sends a call for all who wait, with all that is owed and all that goes
+// back; ahead says to take tokens ahead of need even where nobody waits. The
+// entry is locked and has no call in flight.
+func (l *Limiter) issue(e *entry, now instant, ahead bool) {
 	o := &op{entry: e, policy: e.policy, waiters: e.waiters}
 	e.waiters = nil
 	for _, w := range o.waiters {
@@ -53,6 +54,15 @@ func (l *Limiter) issue(e *entry, now instant) {
 		o.sync += w.cost
 	}
 	o.want, o.share = o.sync, 2*l.count()
+	if o.policy.settings.Precision == Leased && (o.sync > 0 || ahead) {
+		for _, ls := range [...]*lease{e.cur.Load(), e.next} {
+			if ls != nil {
+				e.count(ls)
+			}
+		}
+		e.demand.asked += e.denies.Swap(0)
+		o.want += e.demand.ahead(now.mono, o.policy.tau, o.sync)
+	}
 	if e.owes {
 		for i := range e.tallies {
 			e.tallies[i].expire(&o.policy.specs[i], now, e.div)
@@ -201,6 +211,8 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 		e.deny(o, r, now)
 	} else if tokens > 0 {
 		e.denied.Store(nil)
+		e.demand.size = tokens
+		l.expiries.add(expires, e)
 		e.hold(&lease{granted: tokens, expires: expires, start: now.mono, grant: granted, budgets: r.budgets}, now)
 	}
 	e.waiters = append(again, e.waiters...)
@@ -224,8 +236,8 @@ func (l *Limiter) serve(e *entry, now instant) {
 	}
 	clear(e.waiters[n:])
 	e.waiters = e.waiters[:n]
-	if n > 0 || e.owes {
-		l.issue(e, now)
+	if n > 0 || e.owes || len(e.refunds) > 0 {
+		l.issue(e, now, false)
 	}
 }
 
@@ -311,6 +323,6 @@ func (l *Limiter) refill(e *entry) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.inflight && l.store.up.Load() {
-		l.issue(e, now)
+		l.issue(e, now, true)
 	}
 }

@@ -25,6 +25,7 @@ type entry struct {
 	waiters  []*waiter
 	next     *lease // taken ahead while cur is still good
 	refunds  []refund
+	demand   demand
 }
 
 // waiter is a caller that waits for the store.

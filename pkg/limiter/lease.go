@@ -75,6 +75,8 @@ func (e *entry) end(ls *lease, now instant) {
 		return // it has ended before
 	}
 	e.book(ls, now, ls.granted-left)
+	e.demand.asked += ls.booked - ls.counted
+	ls.counted = ls.booked
 	e.refund(ls.grant, left)
 }
 
@@ -97,6 +99,13 @@ func (e *entry) book(ls *lease, now instant, spent int64) {
 	}
 	e.charge(e.policy, now, spent-ls.booked, false)
 	ls.booked = spent
+}
+
+// count adds what was spent of a lease to the demand.
+func (e *entry) count(ls *lease) {
+	spent := ls.granted - max(0, ls.tokens.Load())
+	e.demand.asked += spent - ls.counted
+	ls.counted = spent
 }
 
 // bookLeases brings the tallies up to date with the leases in hand.

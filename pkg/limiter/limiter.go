@@ -58,12 +58,13 @@ type Limiter struct {
 	onChange func(State)
 	onCall   func(string, time.Duration, error)
 
-	start   time.Time
-	keys    keys
-	members atomic.Pointer[[]string] // who shares the store, by heartbeat
-	offset  atomic.Int64             // Redis's clock less our wall clock, µs
-	owing   atomic.Bool              // some entry owes the store
-	calls   atomic.Int64             // script calls, for the lease efficiency
+	start    time.Time
+	keys     keys
+	expiries expiries
+	members  atomic.Pointer[[]string] // who shares the store, by heartbeat
+	offset   atomic.Int64             // Redis's clock less our wall clock, µs
+	owing    atomic.Bool              // some entry owes the store
+	calls    atomic.Int64             // script calls, for the lease efficiency
 }
 
 // New returns a limiter. It dials nothing: until Run has reached the store,
@@ -89,6 +90,7 @@ func New(o Options) (*Limiter, error) {
 	if o.MaxKeys < 0 {
 		return nil, fmt.Errorf("limiter: at most %d keys", o.MaxKeys)
 	}
+	l.expiries.wake = make(chan struct{}, 1)
 	l.keys.perShard = max(1, cmp.Or(o.MaxKeys, 200_000)/shards)
 	l.members.Store(&[]string{l.replica})
 	if o.Redis != nil {
@@ -243,7 +245,7 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 func (l *Limiter) join(e *entry, w *waiter, now instant) {
 	e.waiters = append(e.waiters, w)
 	if !e.inflight {
-		l.issue(e, now)
+		l.issue(e, now, false)
 	}
 }
 
@@ -342,6 +344,7 @@ func (l *Limiter) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.sweep(ctx) })
 	if l.store != nil {
+		wg.Go(func() { l.expire(ctx) })
 		l.store.run(ctx, &wg)
 	}
 	wg.Wait()

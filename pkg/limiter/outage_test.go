@@ -2,6 +2,7 @@ package limiter_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -141,7 +142,16 @@ func TestOutages(t *testing.T) {
 	// All at once: they mostly wait. t.Fatal in one of them ends that one.
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for name, c := range chaos {
+	type trial struct {
+		what      string
+		precision limiter.Precision
+	}
+	var trials []trial
+	for what := range chaos {
+		trials = append(trials, trial{what, limiter.Exact}, trial{what, limiter.Leased})
+	}
+	for _, tr := range trials {
+		c, name := chaos[tr.what], fmt.Sprintf("%s (precision %d)", tr.what, tr.precision)
 		r := parts.StartRedis(t)
 		admin := redis.NewClient(&redis.Options{Addr: r.Addr})
 		t.Cleanup(func() { _ = admin.Close() })
@@ -149,7 +159,7 @@ func TestOutages(t *testing.T) {
 		for range 2 {
 			ls = append(ls, start(t, limiter.Options{Redis: &limiter.Redis{Addr: r.Addr, Timeout: timeout}}))
 		}
-		p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(limit, window)}})
+		p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(limit, window)}, Precision: tr.precision})
 		wg.Go(func() {
 			parts.Eventually(t, 5*time.Second, name+": the replicas do not know each other", func() bool {
 				return ls[0].State().Replicas == 2 && ls[1].State().Replicas == 2

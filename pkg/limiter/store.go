@@ -436,6 +436,6 @@ func (l *Limiter) tell(e *entry, lost bool) {
 		need = need || e.cur.Load() != nil
 	}
 	if need {
-		l.issue(e, now)
+		l.issue(e, now, false)
 	}
 }

@@ -53,7 +53,8 @@ func New(routeName string, cfg config.RateLimit, lim *limiter.Limiter, onDecisio
 	if err != nil {
 		return nil, err
 	}
-	s := limiter.Settings{Name: routeName, OnStoreError: mode}
+	// Leased is exact where limits are small, and bounded where they are not.
+	s := limiter.Settings{Name: routeName, OnStoreError: mode, Precision: limiter.Leased}
 	for _, l := range cfg.Limits {
 		s.Limits = append(s.Limits, limiter.Limit{Count: l.Count, Window: l.Window})
 	}
