@@ -90,6 +90,7 @@ func TestEnvironmentIsHonoured(t *testing.T) {
 
 // Over https hundreds of watches share a few connections.
 func TestHTTP2CarriesManyWatches(t *testing.T) {
+	t.Parallel()
 	conns := map[string]bool{}
 	var mu sync.Mutex
 	srv, f := server(t, true, func(r *http.Request) {
@@ -237,6 +238,7 @@ func TestOptionsAreChecked(t *testing.T) {
 
 // Each failure comes with the way out.
 func TestSentences(t *testing.T) {
+	t.Parallel()
 	plain, _ := server(t, false, nil)
 	secure, _ := server(t, true, nil)
 	real := parts.StartConsul(t)

@@ -1,6 +1,7 @@
 package consul_test
 
 import (
+	"flag"
 	"net/http"
 	"testing"
 
@@ -8,6 +9,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// The tests on real agents mostly wait for them: more than one a core.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
 	goleak.VerifyTestMain(closing{m})
 }
 
