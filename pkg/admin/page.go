@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"html/template"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -49,9 +50,9 @@ func newPage() *page {
 	}
 	p.template = template.Must(template.New("index.html").Funcs(template.FuncMap{
 		"asset": func(name string) string { return p.names[name] },
-		"ms":    formatMillis, "rate": formatRate, "percent": formatPercent, "ago": formatAgo, "clock": formatClock, "round": round,
+		"ms":    formatMillis, "rate": formatRate, "percent": formatPercent, "ago": formatAgo, "clock": formatClock,
 		"icon": func(state any) string { return stateIcon(fmt.Sprint(state)) }, "bars": bars, "scale": func(f, by float64) float64 { return round(f*by, 2) }, "join": strings.Join,
-		"shortID": shortID, "match": matchText, "why": why, "iso": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"shortID": shortID, "weight": weightText, "match": matchText, "why": why, "iso": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	}).ParseFS(pageFiles, "page/index.html"))
 	return p
 }
@@ -208,6 +209,15 @@ func why(in Instance) string {
 
 // shortID is an instance's id without its node.
 func shortID(id string) string { return id[strings.IndexByte(id, '/')+1:] }
+
+// weightText is an instance's weight, with the part of it that slow start
+// gives now where that is less.
+func weightText(in Instance) string {
+	if full := float64(in.Weight); !in.Usable || math.Abs(in.EffectiveWeight-full) < .01 {
+		return strconv.Itoa(in.Weight)
+	}
+	return strconv.FormatFloat(round(in.EffectiveWeight, 1), 'f', -1, 64) + "/" + strconv.Itoa(in.Weight)
+}
 
 // matchText is what a route matches, in a line.
 func matchText(r Route) string {

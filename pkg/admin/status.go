@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -196,8 +197,10 @@ type ReadyCheck struct {
 type Millis time.Duration
 
 // MarshalJSON implements json.Marshaler: milliseconds to the microsecond.
-func (m Millis) MarshalJSON() ([]byte, error) {
-	return json.Marshal(math.Round(float64(m)/1e3) / 1e3)
+func (m Millis) MarshalJSON() ([]byte, error) { return m.appendTo(nil), nil }
+
+func (m Millis) appendTo(b []byte) []byte {
+	return strconv.AppendFloat(b, math.Round(float64(m)/1e3)/1e3, 'f', -1, 64)
 }
 
 // UnmarshalJSON implements json.Unmarshaler.

@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -30,16 +31,16 @@ type stream struct {
 	events  *Events
 	viewers atomic.Int64
 
-	mu     sync.Mutex
-	epoch  string // tells this process's frames from those of one before
-	seq    uint64
-	made   time.Time
-	head   []byte
-	rows   map[string][]byte // by kind and name
-	seen   uint64            // newest event that was sent
-	status Status            // that the newest frame was made of
-	whole  []byte            // the newest frame as a snapshot, made when asked for
-	frames [keptFrames]frame
+	mu        sync.Mutex
+	epoch     string // tells this process's frames from those of one before
+	seq       uint64
+	made      time.Time
+	rows      map[string][]byte         // upstreams and routes, as they were sent, by key
+	instances map[string]*instanceFrame // by key
+	seen      uint64                    // newest event that was sent
+	status    Status                    // that the newest frame was made of
+	whole     []byte                    // the newest frame as a snapshot, made when asked for
+	frames    [keptFrames]frame
 }
 
 type frame struct {
@@ -48,7 +49,10 @@ type frame struct {
 }
 
 func newStream(read func() Status, events *Events) *stream {
-	return &stream{read: read, events: events, epoch: strconv.FormatInt(time.Now().UnixNano(), 36)}
+	return &stream{
+		read: read, events: events, epoch: strconv.FormatInt(time.Now().UnixNano(), 36),
+		instances: map[string]*instanceFrame{},
+	}
 }
 
 // head is what changes with every second.
@@ -67,15 +71,11 @@ type upstreamRow struct {
 	Instances *struct{} `json:"instances,omitempty"` // hides the embedded list
 }
 
-// delta is one frame: what changed since the one before.
-type delta struct {
-	Seq       uint64            `json:"seq"`
-	Head      json.RawMessage   `json:"head"`
-	Upstreams []json.RawMessage `json:"upstreams,omitempty"`
-	Instances []json.RawMessage `json:"instances,omitempty"`
-	Routes    []json.RawMessage `json:"routes,omitempty"`
-	Gone      []string          `json:"gone,omitempty"` // keys: u/NAME, i/UPSTREAM/ID, r/NAME
-	Events    []Event           `json:"events,omitempty"`
+// instanceFrame is what the frame before said of an instance.
+type instanceFrame struct {
+	Instance
+	prefix []byte // how its live rows begin
+	seq    uint64 // of the newest frame that has it
 }
 
 // next returns the server-sent events that bring a viewer who has seen frame
@@ -104,45 +104,166 @@ func (s *stream) next(last uint64) ([]byte, uint64) {
 	return b, s.seq
 }
 
-// advance makes the next frame.
+// advance makes the next frame. The most of it are instances whose counters
+// moved: they are written by hand, because encoding them whole would cost the
+// gateway a noticeable share of a core at a few thousand instances.
+//
+// A frame is an object of seq, head, and where there are any: upstreams,
+// instances and routes (rows that are new or changed), live (rows of which
+// only what moves all the time changed), gone (keys: u/NAME, i/UPSTREAM/ID,
+// r/NAME) and events.
 func (s *stream) advance(now time.Time) {
 	status := s.read()
-	d := delta{Seq: s.seq + 1}
+	seq := s.seq + 1
 	rows := make(map[string][]byte, len(s.rows))
-	add := func(key string, v any, list *[]json.RawMessage) {
+	var upstreams, instances, live, routes, events list
+	add := func(key string, v any, to *list) {
 		b, err := json.Marshal(v)
 		if err != nil {
-			return // a NaN from somewhere costs its row alone
+			return // costs this row alone
 		}
 		rows[key] = b
 		if !bytes.Equal(s.rows[key], b) {
-			*list = append(*list, b)
+			to.add(b)
 		}
 	}
 	for _, u := range status.Upstreams {
-		add("u/"+u.Name, upstreamRow{Upstream: u}, &d.Upstreams)
-		for _, in := range u.Instances {
-			add("i/"+u.Name+"/"+in.ID, instanceRow{u.Name, in}, &d.Instances)
+		add("u/"+u.Name, upstreamRow{Upstream: u}, &upstreams)
+		for i := range u.Instances {
+			in := &u.Instances[i]
+			key := "i/" + u.Name + "/" + in.ID
+			old := s.instances[key]
+			switch {
+			case old == nil || !sameRegistration(&old.Instance, in):
+				b, err := json.Marshal(instanceRow{u.Name, *in})
+				if err != nil {
+					continue
+				}
+				instances.add(b)
+				if old == nil {
+					old = &instanceFrame{prefix: encode(struct {
+						Upstream string `json:"upstream"`
+						ID       string `json:"id"`
+					}{u.Name, in.ID})}
+					s.instances[key] = old
+				}
+			case !sameLive(&old.Instance, in):
+				live.begin()
+				live.b = appendLive(append(live.b, old.prefix[:len(old.prefix)-1]...), in)
+			}
+			old.Instance, old.seq = *in, seq
 		}
 	}
 	for _, r := range status.Routes {
-		add("r/"+r.Name, r, &d.Routes)
+		add("r/"+r.Name, r, &routes)
 	}
+	var gone []string
 	for key := range s.rows {
 		if _, there := rows[key]; !there {
-			d.Gone = append(d.Gone, key)
+			gone = append(gone, key)
 		}
 	}
-	slices.Sort(d.Gone)
-	d.Head = encode(head{status.Replica, status.Config, status.Consul, status.Redis, status.Traffic, status.Rejected})
-	d.Events = s.events.Since(s.seen, pageEvents)
-	if n := len(d.Events); n > 0 {
-		s.seen = d.Events[n-1].Seq
+	for key, in := range s.instances {
+		if in.seq != seq {
+			gone = append(gone, key)
+			delete(s.instances, key)
+		}
 	}
+	slices.Sort(gone)
+	for _, e := range s.events.Since(s.seen, pageEvents) {
+		events.add(encode(e))
+		s.seen = e.Seq
+	}
+	b := append([]byte(`{"seq":`), strconv.FormatUint(seq, 10)...)
+	b = append(append(b, `,"head":`...), encode(head{status.Replica, status.Config, status.Consul, status.Redis, status.Traffic, status.Rejected})...)
+	b = upstreams.appendTo(b, "upstreams")
+	b = instances.appendTo(b, "instances")
+	b = live.appendTo(b, "live")
+	b = routes.appendTo(b, "routes")
+	b = events.appendTo(b, "events")
+	if len(gone) > 0 {
+		b = append(append(b, `,"gone":`...), encode(gone)...)
+	}
+	b = append(b, '}')
+
 	status.Events = s.events.Since(0, pageEvents) // none that a later frame would leave out
-	s.seq, s.made, s.rows, s.status, s.whole = d.Seq, now, rows, status, nil
-	s.frames[s.seq%keptFrames] = frame{s.seq, s.event("delta", encode(d))}
+	s.seq, s.made, s.rows, s.status, s.whole = seq, now, rows, status, nil
+	s.frames[seq%keptFrames] = frame{seq, s.event("delta", b)}
 }
+
+// list is a JSON array under construction.
+type list struct{ b []byte }
+
+func (l *list) begin() {
+	if len(l.b) > 0 {
+		l.b = append(l.b, ',')
+	}
+}
+
+func (l *list) add(item []byte) {
+	l.begin()
+	l.b = append(l.b, item...)
+}
+
+// appendTo appends the list as a member of an object, or nothing where it is
+// empty.
+func (l *list) appendTo(b []byte, name string) []byte {
+	if len(l.b) == 0 {
+		return b
+	}
+	b = append(append(append(b, `,"`...), name...), `":[`...)
+	return append(append(b, l.b...), ']')
+}
+
+// sameRegistration compares what seldom changes: what Consul says.
+func sameRegistration(a, b *Instance) bool {
+	return a.Node == b.Node && a.Datacenter == b.Datacenter && a.Address == b.Address && a.Status == b.Status &&
+		a.Since.Equal(b.Since) && a.Weight == b.Weight && a.Version == b.Version && a.Zone == b.Zone &&
+		slices.Equal(a.Tags, b.Tags) && maps.Equal(a.Meta, b.Meta) && slices.Equal(a.Checks, b.Checks)
+}
+
+// sameLive compares the rest of an instance.
+func sameLive(a, b *Instance) bool {
+	return a.State == b.State && a.Usable == b.Usable && a.EffectiveWeight == b.EffectiveWeight && a.Share == b.Share &&
+		a.InFlight == b.InFlight && a.Requests == b.Requests && a.Failures == b.Failures && a.Latency == b.Latency &&
+		a.EjectedUntil.Equal(b.EjectedUntil) && a.EjectedFor == b.EjectedFor
+}
+
+// appendLive appends everything that sameLive compares, under the names of
+// Instance, and the end of the object. What Instance leaves out where it is
+// empty is empty here, for a viewer that has an older value.
+func appendLive(b []byte, in *Instance) []byte {
+	name := func(n string) { b = append(append(append(b, `,"`...), n...), `":`...) }
+	name("state")
+	b = appendString(b, in.State)
+	name("usable")
+	b = strconv.AppendBool(b, in.Usable)
+	name("effective_weight")
+	b = strconv.AppendFloat(b, in.EffectiveWeight, 'f', -1, 64)
+	name("share")
+	b = strconv.AppendFloat(b, in.Share, 'f', -1, 64)
+	name("in_flight")
+	b = strconv.AppendInt(b, in.InFlight, 10)
+	name("requests")
+	b = strconv.AppendUint(b, in.Requests, 10)
+	name("failures")
+	b = strconv.AppendUint(b, in.Failures, 10)
+	b = append(b, `,"latency":{"p50_ms":`...)
+	b = append(in.Latency.P50.appendTo(b), `,"p95_ms":`...)
+	b = append(in.Latency.P95.appendTo(b), `,"p99_ms":`...)
+	b = append(in.Latency.P99.appendTo(b), '}')
+	name("ejected_until")
+	if in.EjectedUntil.IsZero() {
+		b = append(b, `""`...)
+	} else {
+		b = append(in.EjectedUntil.AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
+	}
+	name("ejected_for")
+	b = appendString(b, in.EjectedFor)
+	return append(b, '}')
+}
+
+func appendString(b []byte, s string) []byte { return append(b, encode(s)...) }
 
 func (s *stream) snapshot() []byte {
 	if s.whole == nil {

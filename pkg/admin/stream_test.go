@@ -2,15 +2,20 @@ package admin_test
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/proconsul/proconsul/pkg/admin"
 )
@@ -114,6 +119,7 @@ func TestStreamSendsWhatChanged(t *testing.T) {
 			Seq                          uint64
 			Head                         struct{ Replica admin.Replica }
 			Upstreams, Instances, Routes []struct{ Name, ID, Upstream, State string }
+			Live                         []struct{ ID, Upstream, State string }
 			Gone                         []string
 			Events                       []admin.Event
 		}
@@ -130,8 +136,8 @@ func TestStreamSendsWhatChanged(t *testing.T) {
 		mu.Unlock()
 		events.Append(admin.Event{Kind: "instance", Message: "orders-4 left"})
 		d := decode[change](t, next(t, c).data)
-		if len(d.Instances) == 0 || d.Instances[0].ID != "n1/orders-1" || d.Instances[0].State != "critical" || d.Instances[0].Upstream != "orders" {
-			t.Errorf("instances %+v", d.Instances)
+		if len(d.Live) == 0 || d.Live[0].ID != "n1/orders-1" || d.Live[0].State != "critical" || d.Live[0].Upstream != "orders" {
+			t.Errorf("live %+v", d.Live)
 		}
 		if len(d.Upstreams) != 1 || len(d.Routes) != 0 || fmt.Sprint(d.Gone) != "[i/orders/n2/orders-4 r/hello:shop.example.com/hello]" || len(d.Events) != 1 {
 			t.Errorf("delta %+v", d)
@@ -162,6 +168,68 @@ func TestStreamSendsWhatChanged(t *testing.T) {
 			t.Errorf("%d readings in ten seconds with three viewers", n)
 		}
 		mu.Unlock()
+	})
+}
+
+// A viewer that follows the deltas knows what one that asks anew is told.
+func TestDeltasAddUpToTheStatus(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		word := rapid.SampledFrom([]string{"", "passing", "ejected", hostile, "\u2028\xff"})
+		at := rapid.SampledFrom([]time.Time{{}, began, began.Add(1500 * time.Millisecond)})
+		instance := rapid.Custom(func(rt *rapid.T) admin.Instance {
+			in := admin.Instance{
+				ID: rapid.SampledFrom([]string{"n/1", "n/2", "n/" + hostile}).Draw(rt, "id"), State: word.Draw(rt, "state"), Address: word.Draw(rt, "address"),
+				Usable: rapid.Bool().Draw(rt, "usable"), EffectiveWeight: rapid.Float64Range(0, 1e6).Draw(rt, "weight"), InFlight: rapid.Int64().Draw(rt, "flight"),
+				Requests: rapid.Uint64Max(1<<53).Draw(rt, "requests"), Failures: rapid.Uint64Max(9).Draw(rt, "failures"),
+				Latency: admin.Latency{P99: admin.Millis(rapid.Int64Range(0, 1e11).Draw(rt, "p99"))}, EjectedUntil: at.Draw(rt, "until"), EjectedFor: word.Draw(rt, "for"),
+			}
+			if rapid.Bool().Draw(rt, "tagged") {
+				in.Tags, in.Meta, in.Checks = []string{word.Draw(rt, "tag")}, map[string]string{"k": word.Draw(rt, "meta")}, []admin.Check{{Output: word.Draw(rt, "output")}}
+			}
+			return in
+		})
+		var now admin.Status
+		frame := admin.FrameForTest(func() admin.Status { return now })
+		known := map[string]map[string]any{}
+		for range rapid.IntRange(1, 6).Draw(rt, "frames") {
+			up := admin.Upstream{Name: "u", Instances: rapid.SliceOfNDistinct(instance, 0, 3, func(in admin.Instance) string { return in.ID }).Draw(rt, "instances")}
+			now = admin.Status{Upstreams: []admin.Upstream{up}}
+			delta, whole := frame()
+			var d struct {
+				Instances, Live []map[string]any
+				Gone            []string
+			}
+			if err := json.Unmarshal(delta, &d); err != nil {
+				rt.Fatalf("%v in %s", err, delta)
+			}
+			for _, in := range d.Instances {
+				known[in["id"].(string)] = in
+			}
+			for _, in := range d.Live {
+				maps.Copy(known[in["id"].(string)], in)
+			}
+			for _, key := range d.Gone {
+				delete(known, strings.TrimPrefix(key, "i/u/"))
+			}
+			var s struct {
+				Upstreams []struct{ Instances []map[string]any }
+			}
+			if err := json.Unmarshal(whole, &s); err != nil {
+				rt.Fatalf("%v in %s", err, whole)
+			}
+			if len(known) != len(s.Upstreams[0].Instances) {
+				rt.Fatalf("knows %d instances of %d", len(known), len(s.Upstreams[0].Instances))
+			}
+			for _, want := range s.Upstreams[0].Instances {
+				got := maps.Clone(known[want["id"].(string)])
+				delete(got, "upstream")
+				maps.DeleteFunc(got, func(_ string, v any) bool { return v == "" })
+				maps.DeleteFunc(want, func(_ string, v any) bool { return v == "" })
+				if !reflect.DeepEqual(got, want) {
+					rt.Fatalf("knows %v\n of   %v", got, want)
+				}
+			}
+		}
 	})
 }
 
@@ -231,7 +299,7 @@ func BenchmarkFrame(b *testing.B) {
 		s.Upstreams = append(s.Upstreams, up)
 	}
 	n := uint64(0)
-	frame := admin.FrameForTest(func() admin.Status {
+	frame := admin.AdvanceForTest(func() admin.Status {
 		n++
 		for i := range s.Upstreams {
 			for k := range s.Upstreams[i].Instances {

@@ -63,7 +63,7 @@ function snapshot(s) {
   known.head = s;
   for (const u of s.upstreams) {
     known.upstreams.set(u.name, u);
-    for (const i of u.instances) setInstance(u.name, i);
+    for (const i of u.instances) setInstance(u.name, { upstream: u.name, ...i });
   }
   for (const r of s.routes) known.routes.set(r.name, r);
   addEvents(s.events);
@@ -76,6 +76,7 @@ function delta(d) {
   known.head = d.head;
   for (const u of d.upstreams ?? []) known.upstreams.set(u.name, u);
   for (const i of d.instances ?? []) setInstance(i.upstream, i);
+  for (const i of d.live ?? []) { const old = known.instances.get(i.upstream)?.get(i.id); if (old) Object.assign(old, i); }
   for (const r of d.routes ?? []) known.routes.set(r.name, r);
   for (const key of d.gone ?? []) {
     const name = key.slice(2);
