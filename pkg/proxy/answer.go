@@ -70,7 +70,7 @@ func (f *flight) deliver(resp *http.Response) error {
 		retry, noBudget := f.mayRetry(f.replayable)
 		if retry {
 			_ = resp.Body.Close() // the answer is not used
-			f.report(resp.StatusCode, failStatus, "", true, false)
+			f.report(resp.StatusCode, "", "", true, false)
 			f.settle(balancer.ServerError)
 			return &brokenError{err: errors.New(resp.Status), retried: true}
 		}
@@ -140,12 +140,11 @@ func (f *flight) relay(resp *http.Response) error {
 		return c.run()
 	}
 	var ended atomic.Bool
-	st := &stream{instance: f.instance, goAway: func() {
+	st := f.up.streams.add(f.pick.Member(), f.s.Drain, func() {
 		ended.Store(true)
 		_ = resp.Body.Close() // ends the read that is under way
-	}}
-	f.up.streams.add(st)
-	defer f.up.streams.remove(st)
+	})
+	defer st.remove()
 	err := c.run()
 	if err != nil && ended.Load() {
 		return nil // the events have ended as far as the client is concerned, and it will come back for more

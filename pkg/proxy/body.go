@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,9 +17,14 @@ import (
 // the request can be sent again.
 const replayLimit = 64 << 10
 
+// uploadGrace is how long the rest of an upload may take to come in when the
+// instance that it was for has gone.
+const uploadGrace = 500 * time.Millisecond
+
 var (
 	errNotReplayable = errors.New("more of the request body was sent than is kept for a retry")
 	errBodyClosed    = errors.New("the request body was closed")
+	errInterrupted   = errors.New("the connection ended while the client paused its upload")
 )
 
 // replay is a client's request body that may be read more than once: each
@@ -43,10 +50,20 @@ type replay struct {
 	mu  sync.Mutex // held while the client's body is read
 	buf []byte
 	eof bool
+
+	current   atomic.Pointer[view]
+	reading   atomic.Bool // a read of the client's body is under way
+	interrupt func()      // makes it return
+
+	interrupted atomic.Bool // it has; the client is not to blame for what follows
+
+	endMu sync.Mutex // held while interrupt runs: never after stop
+	ended bool
+	timer *time.Timer // runs interrupt
 }
 
-func newReplay(r *http.Request) *replay {
-	return &replay{req: r, expect: r.Header.Get("Expect") != ""}
+func newReplay(r *http.Request, interrupt func()) *replay {
+	return &replay{req: r, expect: r.Header.Get("Expect") != "", interrupt: interrupt}
 }
 
 // view returns a reader of the body from its beginning. trailer receives the
@@ -57,11 +74,14 @@ func (b *replay) view(trailer http.Header) io.ReadCloser {
 		v = new(view)
 	}
 	v.b, v.trailer, v.began = b, trailer, time.Now()
+	b.current.Store(v)
 	return v
 }
 
 // rewindable reports whether a new view would deliver the whole body.
-func (b *replay) rewindable() bool { return !b.lost.Load() && b.failed.Load() == nil }
+func (b *replay) rewindable() bool {
+	return !b.lost.Load() && !b.interrupted.Load() && b.failed.Load() == nil
+}
 
 // failure returns how reading from the client failed, or nil.
 func (b *replay) failure() error {
@@ -73,7 +93,49 @@ func (b *replay) failure() error {
 
 // stop ends all reading, since a server's body must not be read after its
 // handler has returned.
-func (b *replay) stop() { b.over.Store(true) }
+func (b *replay) stop() {
+	b.over.Store(true)
+	b.endMu.Lock()
+	defer b.endMu.Unlock()
+	b.ended = true
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+}
+
+// sentOn is httptrace's GotConn hook: it ties the upload to the connection.
+func (b *replay) sentOn(info httptrace.GotConnInfo) {
+	c := info.Conn
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if c, ok := c.(*instanceConn); ok {
+		c.upload.Store(b.current.Load())
+	}
+}
+
+// giveUp frees a dead view's read of the client's body, if it lasts. net/http
+// waits for that read before it tells how the attempt ended, and a client that
+// is silent because it expects an answer would wait for ever. After it the body
+// cannot be read any more, so what is on its way is given a moment to come in.
+func (b *replay) giveUp() {
+	if !b.reading.Load() {
+		return
+	}
+	b.endMu.Lock()
+	defer b.endMu.Unlock()
+	if b.ended || b.timer != nil {
+		return
+	}
+	b.timer = time.AfterFunc(uploadGrace, func() {
+		b.endMu.Lock()
+		defer b.endMu.Unlock()
+		if !b.ended && b.reading.Load() {
+			b.interrupted.Store(true)
+			b.interrupt()
+		}
+	})
+}
 
 // view is one attempt's reader of a replay.
 type view struct {
@@ -84,9 +146,12 @@ type view struct {
 	trailer http.Header
 }
 
-// Close ends the view and leaves the client's body alone.
+// Close ends the view and leaves the client's body alone, but for a read that
+// is under way and does not end.
 func (v *view) Close() error {
-	v.closed.Store(true)
+	if !v.closed.Swap(true) {
+		v.b.giveUp()
+	}
 	return nil
 }
 
@@ -119,13 +184,17 @@ func (v *view) Read(p []byte) (int, error) {
 	if err := b.failure(); err != nil {
 		return 0, err
 	}
+	b.reading.Store(true)
 	n, err := b.req.Body.Read(p)
+	b.reading.Store(false)
 	b.keep(p[:n])
 	v.off += int64(n)
 	switch {
 	case err == io.EOF:
 		b.eof = true
 		v.end()
+	case err != nil && b.interrupted.Load():
+		b.lost.Store(true)
 	case err != nil:
 		b.failed.Store(&err)
 	}

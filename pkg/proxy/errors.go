@@ -29,7 +29,6 @@ const (
 	failTLS         = "tls"
 	failCanceled    = "canceled"
 	failProtocol    = "protocol"
-	failStatus      = "status" // an answer whose status is retried
 )
 
 // failure is what an attempt's error means: for the client, for the instance

@@ -67,11 +67,12 @@ func (f *flight) prepare() {
 	f.rewrite()
 	f.replayable = slices.Contains(f.s.Retry.Methods, f.r.Method) || f.r.Header.Get("Idempotency-Key") != ""
 	if f.upgrade == "" && f.r.Body != nil && f.r.Body != http.NoBody && f.r.ContentLength != 0 {
-		f.body = newReplay(f.r)
+		rc := http.NewResponseController(f.w)
+		f.body = newReplay(f.r, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) }) // a test's writer has no deadlines
 		// Without this the server would read the rest of the request body
 		// itself before it lets an early answer out. HTTP/2 has no need of it
 		// and a test's writer no notion.
-		_ = http.NewResponseController(f.w).EnableFullDuplex()
+		_ = rc.EnableFullDuplex()
 	}
 	f.list = f.tried[:0]
 	if f.r.ProtoAtLeast(1, 1) {
@@ -79,9 +80,12 @@ func (f *flight) prepare() {
 		f.trace.Got1xxResponse = f.interim.forward
 		f.traced = true
 	}
+	if f.body != nil {
+		f.trace.GotConn = f.body.sentOn
+		f.traced = true
+	}
 	if f.body != nil && f.body.expect {
 		f.trace.Got100Continue = func() { f.body.wanted.Store(true) }
-		f.traced = true
 	}
 }
 
@@ -223,6 +227,11 @@ func (f *flight) checkAnswer(resp *http.Response) error {
 func (f *flight) classify(err error) failure {
 	var upload error
 	if f.body != nil {
+		if f.body.interrupted.Load() {
+			// The server takes the interruption for the client's leaving, and
+			// so do the errors that follow from it.
+			return classify(errInterrupted, nil, false, f.up.breaker)
+		}
 		upload = f.body.failure()
 	}
 	var c *clientError
@@ -306,6 +315,9 @@ func (f *flight) answer(fail failure) {
 		f.body.stop()
 	}
 	problem.Write(f.w, f.r, fail.problem)
+	if fail.problem.Reason == problem.ClientCanceled {
+		panic(http.ErrAbortHandler) // returning would send an empty 200, should anybody still be there
+	}
 }
 
 // end settles whatever is open, also where the request ends in a panic.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
 	"runtime"
@@ -255,7 +256,7 @@ func TestExpectContinue(t *testing.T) {
 		if _, err := io.ReadFull(r, b); err != nil {
 			return
 		}
-		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(b), b)
+		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(b), b)
 	})
 	g := newGate(t, gateOptions{}, addr)
 	send := "POST / HTTP/1.1\nHost: x\nExpect: 100-continue\nContent-Length: 5\n\n"
@@ -509,4 +510,96 @@ func TestGoAwayEventStream(t *testing.T) {
 		}
 		mustEOF(t, resp.Body)
 	})
+}
+
+// An instance that dies while the client pauses its upload must not leave the
+// client waiting: it may be waiting for an answer itself.
+func TestInstanceDiesWhileTheClientPauses(t *testing.T) {
+	for _, scheme := range []string{"http", "h2c"} {
+		for _, proto := range []string{"h1", "h2"} {
+			t.Run(proto+" to "+scheme, func(t *testing.T) {
+				entered := make(chan struct{}, 1)
+				s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					_, _ = io.ReadFull(r.Body, make([]byte, 5))
+					entered <- struct{}{}
+					_, _ = io.Copy(io.Discard, r.Body)
+				}))
+				var p http.Protocols
+				p.SetHTTP1(true)
+				p.SetUnencryptedHTTP2(true)
+				s.Config.Protocols = &p
+				s.Start()
+				defer s.Close()
+				g := newGate(t, gateOptions{settings: func(st *proxy.Settings) { st.Scheme = scheme }}, s.Listener.Addr().String())
+				c := client(t)
+				if proto == "h2" {
+					c = clientH2(t)
+				}
+				pr, pw := io.Pipe()
+				defer pw.Close()
+				go func() {
+					_, _ = io.WriteString(pw, "hello")
+					<-entered
+					s.CloseClientConnections()
+				}()
+				resp, err := c.Do(request(t, "POST", g.url("/"), pr))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				if resp.StatusCode != 502 || resp.Header.Get("X-Proconsul-Reason") != "upstream_reset" {
+					t.Errorf("got %d %q, want 502 upstream_reset", resp.StatusCode, resp.Header.Get("X-Proconsul-Reason"))
+				}
+			})
+		}
+	}
+}
+
+// A part of the body that is still on its way when the instance dies is waited
+// for, so that the request can go to another.
+func TestInstanceDiesMidUploadAndTheRestComes(t *testing.T) {
+	half := make(chan struct{}, 1)
+	first := rawBackend(t, func(c net.Conn, r *bufio.Reader) {
+		if _, err := drainHead(r); err != nil {
+			return
+		}
+		if _, err := io.ReadFull(r, make([]byte, 5)); err != nil {
+			return
+		}
+		half <- struct{}{}
+		_ = c.(*net.TCPConn).SetLinger(0)
+	})
+	second := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(b)
+	})
+	g := newGate(t, gateOptions{}, first)
+	c, r := raw(t, g.addr, "PUT / HTTP/1.1\nHost: x\nContent-Length: 10\n\nhello")
+	<-half
+	g.set(first, second)
+	time.Sleep(50 * time.Millisecond) // the instance's reset gets through first; the test holds either way
+	_, _ = io.WriteString(c, "world")
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(b) != "helloworld" {
+		t.Errorf("got %d %q, want both halves from the second instance", resp.StatusCode, b)
+	}
+}
+
+// Streams of an instance that is deregistered end at the drain deadline.
+func TestStreamsEndWhenTheirInstanceLeaves(t *testing.T) {
+	addr := upgradeEcho(t, "chat/2")
+	g := newGate(t, gateOptions{settings: func(s *proxy.Settings) { s.Drain = 50 * time.Millisecond }}, addr)
+	_, r := raw(t, g.addr, "GET / HTTP/1.1\nHost: x\nConnection: Upgrade\nUpgrade: chat/2\n\n")
+	readHead(t, r)
+	_, _ = io.ReadFull(r, make([]byte, 3))
+	g.set() // an answer from Consul with nobody in it
+	if b, err := io.ReadAll(r); err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Errorf("got %q, %v; want the end", b, err)
+	}
+	if x := g.exchange(); x.Status != 101 {
+		t.Errorf("account has status %d", x.Status)
+	}
 }

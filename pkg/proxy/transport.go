@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -138,7 +139,7 @@ func newTransport(k transportKey, protocols *http.Protocols, conf *tls.Config) *
 			if err != nil {
 				return nil, &connectError{err: err}
 			}
-			return c, nil
+			return &instanceConn{Conn: c}, nil
 		},
 		MaxIdleConnsPerHost:    maxIdlePerInstance,
 		IdleConnTimeout:        k.idle,
@@ -175,7 +176,7 @@ func newTransport(k transportKey, protocols *http.Protocols, conf *tls.Config) *
 			mine = conf.Clone()
 			mine.ServerName = host
 		}
-		tc := tls.Client(c, mine)
+		tc := tls.Client(&instanceConn{Conn: c}, mine)
 		if err := tc.HandshakeContext(ctx); err != nil {
 			_ = c.Close() // the handshake's error is the one that matters
 			return nil, &connectError{err: fmt.Errorf("TLS handshake with %s: %w", addr, err), tls: isTLS(err) || !timedOut(err)}
@@ -183,6 +184,31 @@ func newTransport(k transportKey, protocols *http.Protocols, conf *tls.Config) *
 		return tc, nil
 	}
 	return t
+}
+
+// instanceConn is a connection to an instance that tells the upload on it when
+// it is closed: net/http closes it as soon as the instance has, and then waits
+// for the upload.
+type instanceConn struct {
+	net.Conn
+	upload atomic.Pointer[view]
+}
+
+// Close implements net.Conn.
+func (c *instanceConn) Close() error {
+	err := c.Conn.Close()
+	if v := c.upload.Swap(nil); v != nil {
+		_ = v.Close() // never fails
+	}
+	return err
+}
+
+// CloseWrite lets switched connections be half-closed.
+func (c *instanceConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // scheme is what the transport's URLs have.

@@ -66,10 +66,9 @@ func (f *flight) switchProtocols(resp *http.Response) error {
 		client:    side{r: io.MultiReader(io.LimitReader(buffered, int64(buffered.Reader.Buffered())), conn), w: conn, closer: conn},
 		instance:  side{r: instance, w: instance, closer: instance},
 	}
-	st := &stream{instance: f.instance, goAway: t.goAway}
-	f.up.streams.add(st)
+	st := f.up.streams.add(f.pick.Member(), f.s.Drain, t.goAway)
 	in, out, err := t.run()
-	f.up.streams.remove(st)
+	st.remove()
 
 	if f.x != nil {
 		f.x.BytesIn, f.x.Bytes = in, out

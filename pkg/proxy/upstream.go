@@ -24,6 +24,7 @@ type Settings struct {
 	Response time.Duration // one try, until its header; 0: no bound
 	Total    time.Duration // all tries, until the header; 0: no bound
 	Idle     time.Duration // how long an unused connection is kept; 0: 55 s
+	Drain    time.Duration // how long streams may last when their instance is deregistered or in maintenance; 0: 30 s
 
 	Retry Retry
 }
