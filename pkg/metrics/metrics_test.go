@@ -3,6 +3,7 @@ package metrics_test
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http/httptest"
 	"regexp"
@@ -21,11 +22,20 @@ var reasons = []string{"no_route", "rate_limited", "breaker_open"}
 
 func newMetrics(t testing.TB, edit ...func(*metrics.Options)) *metrics.Metrics {
 	t.Helper()
-	o := metrics.Options{Version: "v1.2.3", Reasons: reasons}
+	// A scrape with a fault still answers, without the faulty series: only the log tells.
+	o := metrics.Options{Version: "v1.2.3", Reasons: reasons, Log: slog.New(slog.NewTextHandler(faults{t}, nil))}
 	for _, e := range edit {
 		e(&o)
 	}
 	return metrics.New(o)
+}
+
+// faults fails the test for every line of a log.
+type faults struct{ t testing.TB }
+
+func (f faults) Write(line []byte) (int, error) {
+	f.t.Errorf("logged: %s", line)
+	return len(line), nil
 }
 
 // scrape returns the lines of a scrape in Prometheus' text format.
