@@ -59,11 +59,15 @@ type Exchange struct {
 	Upstreamed time.Duration // time spent waiting for instances, all attempts
 	FirstByte  time.Duration // from Start to the response header; 0: none came
 	Hijacked   bool
+
+	tries [2]Attempt // what Attempts begins in; more tries than these are rare
 }
 
 // NewExchange starts the account of a request.
 func NewExchange(w http.ResponseWriter, start time.Time) *Exchange {
-	return &Exchange{w: w, Start: start}
+	e := &Exchange{w: w, Start: start}
+	e.Attempts = e.tries[:0]
+	return e
 }
 
 // Of returns the exchange that w wraps or is. It returns nil where there is

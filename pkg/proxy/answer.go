@@ -336,7 +336,11 @@ func (f *flight) copyHeader(resp *http.Response) {
 		}
 		// What the gateway has set itself stays: its request id, its limits.
 	}
-	h["Via"] = append(slices.Clip(h["Via"]), f.h.viaFor(resp.ProtoMajor, resp.ProtoMinor)...)
+	via := f.h.viaFor(resp.ProtoMajor, resp.ProtoMinor)
+	if old := h["Via"]; len(old) > 0 {
+		via = append(slices.Clip(old), via...)
+	}
+	h["Via"] = via
 }
 
 // writeHeader passes the answer's header on. length is the body's, or negative
