@@ -87,7 +87,8 @@ func (f *fixture) do(what string, headers ...string) (*http.Response, string) {
 			r.Header.Set(name, value)
 		}
 	}
-	resp, err := http.DefaultClient.Do(r)
+	client := http.Client{Timeout: 10 * time.Second} // a stream that should have been refused
+	resp, err := client.Do(r)
 	if err != nil {
 		f.t.Fatal(err)
 	}
