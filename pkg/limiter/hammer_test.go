@@ -75,7 +75,7 @@ func TestLeasesLeaveRoomForDemandBelowTheLimit(t *testing.T) {
 		ls = append(ls, start(t, limiter.Options{Redis: redisAt(r.Addr)}))
 	}
 	p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(400, 2*time.Second)}, Precision: limiter.Leased})
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	// Nine callers with a pause of 50 ms are 180 a second: 90 %.
 	h := hit(ctx, p, ls, []int{6, 2, 1}, 50*time.Millisecond)

@@ -64,6 +64,7 @@ type Limiter struct {
 	members  atomic.Pointer[[]string] // who shares the store, by heartbeat
 	offset   atomic.Int64             // Redis's clock less our wall clock, µs
 	owing    atomic.Bool              // some entry owes the store
+	skew     int64                    // µs that our wall clock is wrong by, in tests
 	calls    atomic.Int64             // script calls, for the lease efficiency
 }
 
@@ -106,7 +107,7 @@ func New(o Options) (*Limiter, error) {
 // now returns the moment on both clocks.
 func (l *Limiter) now() instant {
 	t := time.Now()
-	return instant{mono: int64(t.Sub(l.start) / time.Microsecond), wall: t.UnixMicro() + l.offset.Load()}
+	return instant{mono: int64(t.Sub(l.start) / time.Microsecond), wall: t.UnixMicro() + l.skew + l.offset.Load()}
 }
 
 // mono returns µs since the limiter was made, on the clock that never steps.

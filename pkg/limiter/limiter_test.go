@@ -2,6 +2,7 @@ package limiter_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,14 @@ import (
 	"github.com/proconsul/proconsul/pkg/parts"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Most of these tests wait for windows to pass: more of them at once than
+	// there are cores.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patient is a store timeout that a busy test machine does not reach.
 const patient = 2 * time.Second

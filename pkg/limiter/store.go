@@ -292,7 +292,7 @@ func away(err error) bool {
 
 // learn takes note of how Redis's clock differs from ours.
 func (s *store) learn(redisNow int64, took time.Duration) {
-	s.l.offset.Store(redisNow - (time.Now().UnixMicro() - took.Microseconds()/2))
+	s.l.offset.Store(redisNow - (time.Now().UnixMicro() + s.l.skew - took.Microseconds()/2))
 }
 
 // report tells the circuit how a call went. It may open it, and never closes
