@@ -12,8 +12,8 @@ import (
 	"github.com/afex/hystrix-go/hystrix"
 )
 
-// admissions bounds how often one attempt asks a circuit that turns out to
-// have been open for no good reason.
+// admissions bounds how often an attempt asks a circuit that is open for no good
+// reason. After that it passes unasked.
 const admissions = 3
 
 var (
@@ -42,33 +42,20 @@ func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.
 		return nil, ended(req.Context(), err)
 	}
 	config := b.config.Load()
-	engine := config.engine
-	if f := b.forced.Load(); f != nil {
-		if f.state == Open {
-			b.count(shortCircuited)
-			return nil, ErrOpen
-		}
-		engine = bypass{}
-	}
-	if !b.enter() {
-		engine = bypass{}
-	} else {
+	f := b.forced.Load()
+	guarded := f == nil && !config.Disabled && b.enter()
+	if guarded {
 		defer b.leave()
-		if engine != (bypass{}) {
-			if b.trip(config.circuit) {
-				b.count(shortCircuited)
-				return nil, ErrOpen
-			}
-			defer b.trip(config.circuit)
-		}
 	}
-	a := &attempt{b: b, config: config, next: next, req: req}
-	a.timer.try = try
-	for n := 1; !engine.do(config.circuit, a); n++ {
-		if n == admissions || !b.undo(config.circuit) {
-			b.count(shortCircuited)
-			return nil, ErrOpen
-		}
+	if f != nil && f.state == Open || guarded && b.resting(config) {
+		b.count(shortCircuited)
+		return nil, ErrOpen
+	}
+	a := &attempt{b: b, config: config, next: next, req: req, unguarded: !guarded}
+	a.timer.try, a.timer.request = try, req.Context()
+	if !a.make() {
+		b.count(shortCircuited)
+		return nil, ErrOpen
 	}
 	if a.abandon() {
 		b.failed()
@@ -94,7 +81,7 @@ type attempt struct {
 	req    *http.Request
 	timer  tryTimer
 
-	unguarded    bool // no circuit is to hear of it
+	unguarded    bool // no circuit is asked or told
 	uploadFailed atomic.Bool
 
 	phase  atomic.Uint32
@@ -115,6 +102,30 @@ const (
 	done      // run has ended, the result is the caller's
 	abandoned // the caller has gone, the result is run's to throw away
 )
+
+// make makes the attempt, or reports that it may not be made.
+func (a *attempt) make() bool {
+	b, c := a.b, a.config.circuit
+	if a.unguarded {
+		a.run(context.Background()) // its event is for circuits
+		return true
+	}
+	defer b.follow(c) // now, since the next request may come long after
+	if b.claim(a.config) {
+		direct{}.pass(c, a)
+		return true
+	}
+	for range admissions {
+		if a.config.engine.do(c, a) {
+			return true
+		}
+		if !b.undo(c) {
+			return false
+		}
+	}
+	direct{}.pass(c, a)
+	return true
+}
 
 // abandon ends the attempt for the caller if run has not ended: hystrix's own
 // timeout has struck, because the transport does not heed its context.
@@ -156,8 +167,8 @@ func (a *attempt) run(context.Context) (event error) {
 	a.track(req)
 	a.timer.start(cancel)
 	resp, err := a.next.RoundTrip(req)
-	fired, waiting := a.timer.stop()
-	a.judge(resp, err, fired, waiting)
+	fired, stalled := a.timer.stop()
+	a.judge(resp, err, fired, stalled)
 	if a.err != nil {
 		cancel(a.err)
 	}
@@ -166,7 +177,7 @@ func (a *attempt) run(context.Context) (event error) {
 
 // judge turns the round trip's result into an outcome, and into what the
 // caller gets.
-func (a *attempt) judge(resp *http.Response, err error, fired, waiting bool) {
+func (a *attempt) judge(resp *http.Response, err error, fired, stalled bool) {
 	parent := a.req.Context()
 	gone := parent.Err()
 	switch {
@@ -183,11 +194,11 @@ func (a *attempt) judge(resp *http.Response, err error, fired, waiting bool) {
 		}
 	case gone != nil:
 		// Canceled is the client leaving. A deadline is a timer like ours,
-		// but not the instance's fault while it waits for the client.
+		// but not the instance's fault while the client is waited for.
 		a.outcome, a.err = canceled, err
 		if late(parent, gone) {
 			a.err = &timeoutError{err: err}
-			if !waiting {
+			if !stalled {
 				a.outcome = timeout
 			}
 		}

@@ -25,6 +25,12 @@ var (
 type command struct{}
 
 func (command) do(c *circuit, a *attempt) bool {
+	// A command that is refused is an error for hystrix. While the breaker is
+	// closed it is refused for no good reason, so none is begun. (While it is
+	// open only a command may ask: asking is what lets one probe.)
+	if _, s := a.b.current(); s == Closed && c.breaker.IsOpen() {
+		return false
+	}
 	// hystrix's own limit is not in use: it counts a refusal as an error of
 	// the service, gives tickets back late and cannot be resized. What would
 	// need the second half of the tickets does without one.
@@ -56,6 +62,12 @@ func (direct) do(c *circuit, a *attempt) bool {
 		// its closing, or, still queued then, be the first error after it.
 		return false
 	}
+	direct{}.pass(c, a)
+	return true
+}
+
+// pass makes the attempt without asking.
+func (direct) pass(c *circuit, a *attempt) {
 	start := time.Now()
 	switch a.run(context.Background()) {
 	case nil:
@@ -66,16 +78,6 @@ func (direct) do(c *circuit, a *attempt) bool {
 	default:
 		a.b.tell(c, eventFailure, start, time.Since(start))
 	}
-	return true
-}
-
-// bypass makes the attempt without a circuit.
-type bypass struct{}
-
-func (bypass) do(_ *circuit, a *attempt) bool {
-	a.unguarded = true
-	a.run(context.Background()) // its verdict is for circuits
-	return true
 }
 
 // tell reports one event to hystrix and counts it where hystrix loses it.

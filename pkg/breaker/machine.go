@@ -23,17 +23,18 @@ type machine struct {
 	// of the time after.
 	opened atomic.Uint64
 	// suspect is set while hystrix holds the circuit open for no good reason,
-	// due while it holds it closed for none.
+	// due while it holds it closed although the breaker is open.
 	suspect, due atomic.Bool
 	closers      atomic.Int32 // who are about to close the circuit, and may
 	forced       atomic.Pointer[force]
 	waiting      atomic.Int32 // len(changes)
+	tested       atomic.Int64 // when the circuit opened or last let a probe through, since made
+	made         time.Time    // with a monotonic reading
 
 	correcting sync.Mutex // held while hystrix is put right, or configured
 
 	mu      sync.Mutex
-	tested  time.Time // of the opening or the last probe
-	shown   State     // what the last change said
+	shown   State // what the last change said
 	shownAt time.Time
 	changes []change
 }
@@ -81,13 +82,21 @@ func (b *Breaker) RetryAfter() time.Duration {
 		}
 		return max(0, time.Until(f.until))
 	}
-	if _, s := b.current(); s == Closed {
+	return b.rest(openFor)
+}
+
+// rest returns how long the open circuit is left alone. Until then hystrix
+// would refuse as well, but at the cost of a command, and remember each refusal
+// as an error, of which some would be counted only when it has closed.
+func (m *machine) rest(openFor time.Duration) time.Duration {
+	if _, s := m.current(); s == Closed {
 		return 0
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return max(0, time.Until(b.tested.Add(openFor)))
+	return max(0, time.Duration(m.tested.Load())+openFor-time.Since(m.made))
 }
+
+// test begins the time in which the circuit is left alone.
+func (m *machine) test() { m.tested.Store(int64(time.Since(m.made))) }
 
 func (b *Breaker) since() (at time.Time, forced bool, until time.Time) {
 	if f := b.forced.Load(); f != nil {
@@ -129,16 +138,19 @@ func (b *Breaker) show() {
 func (b *Breaker) opening() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := time.Now()
 	if _, s := b.current(); s != Closed {
-		b.tested = now // it had closed the circuit, and has been put right
+		b.due.Store(false) // it follows, and counts from now
+		b.test()
+		if s == HalfOpen {
+			b.set(Open)
+		}
 		return
 	}
-	if !b.config.Load().trips(b.window.sum(now)) {
+	if !b.config.Load().trips(b.window.sum(time.Now())) {
 		b.suspect.Store(true) // and whoever is refused undoes it
 		return
 	}
-	b.tested = now
+	b.test()
 	b.set(Open)
 }
 
@@ -148,7 +160,7 @@ func (b *Breaker) probing() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, s := b.current(); s != Closed {
-		b.tested = time.Now()
+		b.test()
 		b.set(HalfOpen)
 	}
 }
@@ -209,32 +221,59 @@ func (b *Breaker) undo(c *circuit) bool {
 	return true
 }
 
-// failed counts a failure in the window.
+// failed counts a failure in the window, and opens the breaker where that says
+// so. hystrix would open the circuit at the next request, or some time later:
+// its numbers run behind, and canceled commands dilute them.
 func (b *Breaker) failed() {
 	now := time.Now()
 	b.window.add(now, true)
-	if b.config.Load().trips(b.window.sum(now)) {
+	if !b.config.Load().trips(b.window.sum(now)) {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, s := b.current(); s == Closed {
+		b.test()
+		b.set(Open)
 		b.due.Store(true)
 	}
 }
 
-// trip opens a circuit that should be open and is not, and reports whether
-// requests are to be refused until that is done. hystrix would open it by
-// itself, at the next request; but its numbers run behind, canceled commands
-// dilute them, and a late success closes what it has opened.
-func (b *Breaker) trip(c *circuit) (refuse bool) {
+// follow makes hystrix open a circuit that it holds closed while the breaker is
+// open: because the window was first, or a late success has closed it.
+func (b *Breaker) follow(c *circuit) {
+	if !b.due.Load() {
+		return
+	}
+	b.correcting.Lock()
+	defer b.correcting.Unlock()
+	s := b.config.Load()
+	if _, state := b.current(); b.due.Load() && state == Open && b.rest(s.OpenFor) > 0 {
+		// This fails, and stays due, until hystrix has counted one request.
+		c.tripped(s.Settings, b.hystrix)
+	}
+}
+
+// claim reports whether the request is to probe without asking: the breaker has
+// been open for its time, and hystrix has never followed.
+func (b *Breaker) claim(s *compiled) bool {
 	if !b.due.Load() {
 		return false
 	}
 	b.correcting.Lock()
 	defer b.correcting.Unlock()
-	s := b.config.Load()
-	_, state := b.current()
-	if state == Closed && !s.trips(b.window.sum(time.Now())) || c.tripped(s.Settings, b.hystrix) {
-		b.due.Store(false)
+	if _, state := b.current(); !b.due.Load() || state == Closed || b.rest(s.OpenFor) > 0 {
 		return false
 	}
-	return state != Closed // hystrix has not counted a single request yet
+	b.probing()
+	return true
+}
+
+// resting reports whether the open circuit is left alone, and sees to it that
+// hystrix holds it open.
+func (b *Breaker) resting(s *compiled) bool {
+	b.follow(s.circuit)
+	return b.rest(s.OpenFor) > 0
 }
 
 // shut closes the circuit.

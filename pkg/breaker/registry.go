@@ -69,7 +69,7 @@ func (r *Registry) configured(name string, s Settings) (*Breaker, error) {
 	if b == nil {
 		b = &Breaker{name: name, log: r.log, onChange: r.onChange, commands: &process, cap: r.cap, hystrix: r.hystrix}
 		b.window.base = time.Now()
-		b.shownAt = b.window.base
+		b.made, b.shownAt = b.window.base, b.window.base
 		b.refs.Store(1)
 	}
 	if err := b.configure(s); err != nil {

@@ -105,9 +105,6 @@ func (s Settings) compile() (*compiled, error) {
 	default:
 		faults = append(faults, fmt.Errorf("engine %q: want %s or %s", s.Engine, EngineCommand, EngineDirect))
 	}
-	if s.Disabled {
-		c.engine = bypass{}
-	}
 	c.Settings = s
 	return c, errors.Join(faults...)
 }

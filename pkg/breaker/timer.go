@@ -12,12 +12,14 @@ import (
 // tryTimer bounds how long an instance may take for its response header. It
 // stands still while the transport waits for the client's upload.
 type tryTimer struct {
-	try time.Duration // 0: no bound
+	try     time.Duration   // 0: no bound
+	request context.Context // the client's
 
 	mu      sync.Mutex
 	timer   *time.Timer
 	cancel  context.CancelCauseFunc
 	waiting bool // for the client
+	stalled bool // the request ended while the client was waited for
 	fired   bool
 	stopped bool
 }
@@ -43,22 +45,23 @@ func (t *tryTimer) fire() {
 }
 
 // stop ends the timer and reports whether it had struck, and whether the
-// transport was waiting for the client.
-func (t *tryTimer) stop() (fired, waiting bool) {
+// request ended while the client was waited for.
+func (t *tryTimer) stop() (fired, stalled bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stopped = true
 	if t.timer != nil {
 		t.timer.Stop()
 	}
-	return t.fired, t.waiting
+	return t.fired, t.stalled || t.waiting
 }
 
 func (t *tryTimer) pause() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.waiting = true
-	if t.timer != nil {
+	// What has ended before is not ended by this.
+	t.waiting = t.request.Err() == nil
+	if t.waiting && t.timer != nil {
 		t.timer.Stop()
 	}
 }
@@ -66,7 +69,13 @@ func (t *tryTimer) pause() {
 func (t *tryTimer) resume() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.waiting {
+		return
+	}
 	t.waiting = false
+	// net/http does not return from a canceled round trip while a read of the
+	// request body is pending, so nobody but the reader sees this.
+	t.stalled = t.stalled || t.request.Err() != nil
 	if t.timer != nil && !t.stopped && !t.fired {
 		t.timer.Reset(t.try)
 	}
