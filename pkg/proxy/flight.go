@@ -59,13 +59,9 @@ type flight struct {
 
 // prepare makes what every attempt sends.
 func (f *flight) prepare() {
-	f.total = f.s.Total
-	if f.h.o.Timeout > 0 {
-		f.total = f.h.o.Timeout
-	}
 	f.up.budget.request(f.start)
 	f.rewrite()
-	f.replayable = slices.Contains(f.s.Retry.Methods, f.r.Method) || f.r.Header.Get("Idempotency-Key") != ""
+	f.bound()
 	if f.upgrade == "" && f.r.Body != nil && f.r.Body != http.NoBody && f.r.ContentLength != 0 {
 		rc := http.NewResponseController(f.w)
 		f.body = newReplay(f.r, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) }) // a test's writer has no deadlines
@@ -87,6 +83,15 @@ func (f *flight) prepare() {
 	if f.body != nil && f.body.expect {
 		f.trace.Got100Continue = func() { f.body.wanted.Store(true) }
 	}
+}
+
+// bound works out how long the request may take and how often it may be sent.
+func (f *flight) bound() {
+	f.total = f.s.Total
+	if f.h.o.Timeout > 0 {
+		f.total = f.h.o.Timeout
+	}
+	f.replayable = slices.Contains(f.s.Retry.Methods, f.r.Method) || f.r.Header.Get("Idempotency-Key") != ""
 }
 
 // run makes attempts until one has answered the client, or answers itself.
