@@ -39,7 +39,7 @@ $(CONSUL): tools/consul/go.mod
 	cd tools/consul && CGO_ENABLED=0 $(GO) build -o $(CONSUL) github.com/hashicorp/consul
 
 validate: build ## check every example configuration
-	@for f in deploy/*.yaml; do ./bin/proconsul validate -c $$f || exit 2; done
+	@for f in deploy/*.yaml deploy/compose/*.yaml; do ./bin/proconsul validate -c $$f || exit 2; done
 
 cover: tools ## write coverage.out and print the total
 	$(GO) test -coverprofile=coverage.out -coverpkg=./... ./...

@@ -77,7 +77,7 @@ func (a *App) readyChecks() admin.Readiness {
 	return admin.Readiness{Ready: ok, Checks: []admin.ReadyCheck{
 		{Name: "config", OK: true, Detail: a.current.Load().config.Hash},
 		{Name: "catalog", OK: ok || a.draining.Load(), Detail: why},
-		{Name: "draining", OK: !a.draining.Load()},
+		{Name: "accepting", OK: !a.draining.Load()},
 	}}
 }
 

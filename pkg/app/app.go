@@ -138,7 +138,7 @@ func New(cfg *config.Config, o Options) (a *App, err error) {
 		return nil, err
 	}
 	a.current.Store(&loaded{config: cfg, at: time.Now()})
-	a.take(cfg, plan, table)
+	a.take("start", cfg, plan, table)
 	a.metrics.SetState(a.metricsState)
 	return a, nil
 }
@@ -181,7 +181,7 @@ func (a *App) build(cfg *config.Config) (*plan, *gateway.Table, error) {
 }
 
 // take makes what build returned the live state. It cannot fail.
-func (a *App) take(cfg *config.Config, p *plan, table *gateway.Table) {
+func (a *App) take(source string, cfg *config.Config, p *plan, table *gateway.Table) {
 	queries, drop := a.upstreams.commit(p)
 	if a.watcher != nil {
 		a.watcher.Sync(append(queries, a.ownQuery(cfg)...))
@@ -193,7 +193,7 @@ func (a *App) take(cfg *config.Config, p *plan, table *gateway.Table) {
 		a.accessLog.Configure(cfg.AccessLog)
 	}
 	a.metrics.Declare(names(cfg))
-	a.metrics.ConfigLoaded("file", cfg.Hash, time.Now())
+	a.metrics.ConfigLoaded(source, cfg.Hash, time.Now())
 }
 
 // awaitCatalog gives services that a reload brought a moment to be looked up,
@@ -416,7 +416,7 @@ func (a *App) Reload(source string) error {
 		return err
 	}
 	// Nothing below this line can fail.
-	a.take(cfg, p, table)
+	a.take(source, cfg, p, table)
 	a.current.Store(&loaded{config: cfg, at: time.Now()})
 	a.log.Info("reloaded", "source", source, "config", cfg.Hash, "routes", len(cfg.Routes))
 	if keys := old.config.NeedsRestart(cfg); len(keys) > 0 {
