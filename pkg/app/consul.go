@@ -28,7 +28,7 @@ func (a *App) openConsul(cfg *config.Config) error {
 		return err
 	}
 	a.client = client
-	log := a.log.With("component", "consul")
+	log := a.log.With("component", "consul") // the watcher adds its own
 	o := consul.WatchOptions{
 		OnQuery: func(key string, err error, _ time.Duration) {
 			if err != nil {
@@ -42,7 +42,7 @@ func (a *App) openConsul(cfg *config.Config) error {
 		a.loadSnapshot(cfg, o.Snapshot, log)
 		a.parts.run("snapshot file", o.Snapshot.Run)
 	}
-	a.watcher = consul.NewWatcher(client, a.catalog, log, o)
+	a.watcher = consul.NewWatcher(client, a.catalog, a.log, o)
 	a.replicas = consul.NewReplicas(a.catalog, discovery.Query{Service: cfg.Registration.Name})
 	a.stack.push("replica count", func() error { a.replicas.Close(); return nil })
 	return nil
@@ -81,7 +81,7 @@ func (a *App) openRegistrar(cfg *config.Config) error {
 	check := consul.Check{TTL: 15 * time.Second}
 	r, err := consul.NewRegistrar(a.client, consul.Registration{
 		Name: reg.Name, Address: reg.Address, Port: port, Tags: reg.Tags, Meta: reg.Meta, Check: check,
-	}, consul.RegistrarOptions{Log: a.log.With("component", "registrar")})
+	}, consul.RegistrarOptions{Log: a.log})
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ var floors = map[string][]string{
 	"pkg/metrics":              {},
 	"pkg/problem":              {},
 	"pkg/admin":                {},
-	"pkg/parts":                {},
+	"pkg/parts":                {"pkg/admin"},
 }
 
 // doors are the libraries that one package alone imports; tests may too.
@@ -131,7 +131,7 @@ var goAllowed = map[string]string{
 	"pkg/app":                  "lifetime",
 	"pkg/demo":                 "lifetime",
 	"pkg/echo":                 "Run",
-	"pkg/parts":                "waits for processes",
+	"pkg/parts":                "waits for processes, and load",
 	"pkg/limiter":              "Run, and the workers of a pipeline",
 	"pkg/breaker":              "abandoned attempts are closed late",
 	"pkg/proxy":                "the two directions of an upgraded connection",

@@ -1,7 +1,9 @@
-// Package parts starts the real parts that tests run against: a Consul agent
-// and a redis-server, each on free loopback ports with a directory of its own,
-// stopped when the test ends. Only tests import it; it never downloads and
-// never skips: a part that is missing fails the test with the way out.
+// Package parts starts the real parts that tests run against: a Consul agent, a
+// redis-server, replicas of the gateway and sample services, each a process of
+// its own on free loopback ports with a directory of its own, stopped when the
+// test ends; and the load that counts what clients saw meanwhile. Only tests
+// import it; it never downloads and never skips: a part that is missing fails
+// the test with the way out.
 package parts
 
 import (
@@ -48,6 +50,10 @@ func Eventually(t testing.TB, patience time.Duration, what string, ok func() boo
 	}
 }
 
+// startPatience is how long a part may take until it serves, on a machine that
+// has other things to do.
+const startPatience = time.Minute
+
 // process is a part that can be stopped, killed, frozen and started again on
 // the same ports.
 type process struct {
@@ -56,10 +62,14 @@ type process struct {
 	args  []string
 	ready func() error
 
+	// stdout and stderr are files that the part's output is appended to; empty:
+	// it is kept for the message of a failed start only.
+	stdout, stderr string
+	env            []string // beside the test's own
+
 	mu   sync.Mutex
 	cmd  *exec.Cmd
 	done chan struct{}
-	out  *bytes.Buffer
 }
 
 func (p *process) start() {
@@ -68,6 +78,15 @@ func (p *process) start() {
 	out := &bytes.Buffer{}
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Stdout, cmd.Stderr = out, out
+	if len(p.env) > 0 {
+		cmd.Env = append(os.Environ(), p.env...)
+	}
+	if p.stdout != "" {
+		stdout, stderr := appendTo(p.t, p.stdout), appendTo(p.t, p.stderr)
+		defer stdout.Close() // the part has its own
+		defer stderr.Close()
+		cmd.Stdout, cmd.Stderr = stdout, stderr
+	}
 	// The kernel ends the part with us, even where the test binary is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -75,11 +94,11 @@ func (p *process) start() {
 		p.t.Fatalf("start %s: %v", p.path, err)
 	}
 	done := make(chan struct{})
-	p.cmd, p.done, p.out = cmd, done, out
+	p.cmd, p.done = cmd, done
 	p.mu.Unlock()
 	go func() { _ = cmd.Wait(); close(done) }()
 
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(startPatience)
 	for {
 		err := p.ready()
 		if err == nil {
@@ -87,12 +106,12 @@ func (p *process) start() {
 		}
 		select {
 		case <-done:
-			p.t.Fatalf("%s ended at start:\n%s", p.path, out)
+			p.t.Fatalf("%s ended at start: %v\n%s%s", p.path, cmd.ProcessState, out, tail(p.stderr))
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
 			p.Kill()
-			p.t.Fatalf("%s was not ready in 30s: %v\n%s", p.path, err, out)
+			p.t.Fatalf("%s was not ready in %v: %v\n%s%s", p.path, startPatience, err, out, tail(p.stderr))
 		}
 	}
 }
@@ -133,6 +152,24 @@ func (p *process) Freeze() { p.signal(syscall.SIGSTOP) }
 
 // Thaw ends Freeze.
 func (p *process) Thaw() { p.signal(syscall.SIGCONT) }
+
+// Signal sends s to the part and does not wait.
+func (p *process) Signal(s syscall.Signal) { p.signal(s) }
+
+// Wait waits until the part has ended by itself, and returns its exit code; -1
+// where a signal ended it. It fails the test when the patience has run out.
+func (p *process) Wait(patience time.Duration) int {
+	p.t.Helper()
+	p.mu.Lock()
+	cmd, done := p.cmd, p.done
+	p.mu.Unlock()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		p.t.Fatalf("%s had not ended after %v\n%s", p.path, patience, tail(p.stderr))
+	}
+	return cmd.ProcessState.ExitCode()
+}
 
 // Start starts the part again, on the same ports, and waits until it serves.
 func (p *process) Start() { p.t.Helper(); p.start() }
@@ -195,6 +232,26 @@ func StartConsul(t testing.TB, extra ...string) *Consul {
 	t.Cleanup(c.Kill)
 	c.start()
 	return c
+}
+
+// Put sends a PUT to the agent's API, as Put("/v1/agent/check/fail/x", ""), and
+// fails the test unless the answer is 200. It returns when Consul has answered.
+func (c *Consul) Put(path, body string) {
+	c.t.Helper()
+	req, err := http.NewRequest(http.MethodPut, "http://"+c.Addr+path, strings.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var b bytes.Buffer
+	_, _ = b.ReadFrom(resp.Body) // for the message only
+	if resp.StatusCode != http.StatusOK {
+		c.t.Fatalf("PUT %s: %s %s", path, resp.Status, b.String())
+	}
 }
 
 // Redis is a running redis-server.
