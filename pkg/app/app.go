@@ -233,7 +233,7 @@ func (a *App) openListeners(cfg *config.Config, table *gateway.Table) error {
 			return err
 		}
 		a.stack.push("listener "+c.Name, closeOnce(l))
-		a.public = append(a.public, newPublicServer(c, l, a.handler.Listener(c), a.log))
+		a.public = append(a.public, newPublicServer(c, l, a.handler.Listener(c), &a.draining, a.log))
 	}
 	return nil
 }

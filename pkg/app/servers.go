@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
@@ -30,7 +31,7 @@ func listen(name, addr string) (net.Listener, error) {
 }
 
 // newPublicServer serves HTTP/1.1 and h2c by handler within c's limits.
-func newPublicServer(c config.Listen, l net.Listener, handler http.Handler, log *slog.Logger) *server {
+func newPublicServer(c config.Listen, l net.Listener, handler http.Handler, draining *atomic.Bool, log *slog.Logger) *server {
 	if c.Limits.MaxConnections > 0 {
 		l = limitConnections(l, c.Limits.MaxConnections)
 	}
@@ -38,7 +39,7 @@ func newPublicServer(c config.Listen, l net.Listener, handler http.Handler, log 
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &server{name: c.Name, listener: l, http: &http.Server{
-		Handler:           handler,
+		Handler:           sendAway(handler, draining),
 		Protocols:         protocols,
 		ReadHeaderTimeout: c.Timeouts.ReadHeader,
 		IdleTimeout:       c.Timeouts.Idle,
@@ -46,6 +47,18 @@ func newPublicServer(c config.Listen, l net.Listener, handler http.Handler, log 
 		// What net/http says of clients that misbehave is theirs, not ours.
 		ErrorLog: slog.NewLogLogger(log.With("listener", c.Name).Handler(), slog.LevelDebug),
 	}}
+}
+
+// sendAway asks clients to come back on another connection once the gateway
+// drains: closing their idle connections later would race with their next
+// request, and not every client repeats one that is lost so.
+func sendAway(next http.Handler, draining *atomic.Bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if draining.Load() {
+			w.Header().Set("Connection", "close") // over HTTP/2 the server makes it a GOAWAY
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // serve serves until the server is shut down.
