@@ -74,10 +74,12 @@ func DefaultUpstream() Upstream {
 		},
 		Retry: Retry{
 			Attempts: 2,
-			On:       []string{"refused", "reset"},
-			Methods:  []string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"},
-			Budget:   20,
-			MinRate:  10,
+			// An instance that takes connections and answers nothing is as dead
+			// as one that refuses them. Methods below says who may be sent twice.
+			On:      []string{"refused", "reset", "timeout"},
+			Methods: []string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"},
+			Budget:  20,
+			MinRate: 10,
 		},
 		Breaker: Breaker{ErrorRate: 50, MinRequests: 20, OpenFor: 5 * time.Second},
 		// Five failures in a row eject an instance before a breaker of twenty
