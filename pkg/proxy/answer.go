@@ -162,8 +162,7 @@ func (c *relay) run() error {
 		wait = holdKnown
 	}
 	c.timer.Reset(wait) // from here on fire may use everything but Body and Trailer of resp
-	done, err := c.hold()
-	if done || err != nil {
+	if more, err := c.hold(); err != nil || !more {
 		return err
 	}
 	return c.stream()
@@ -184,50 +183,51 @@ func (c *relay) close() {
 }
 
 // hold reads the beginning of the answer and lets it out when it is complete,
-// fills the buffer or has been held for long enough. It reports whether it was
-// all there is.
-func (c *relay) hold() (done bool, err error) {
-	read := 0
-	for {
-		n, err := c.resp.Body.Read(c.buf[read:])
+// fills the buffer or has been held for long enough. It reports whether there
+// is more to come.
+func (c *relay) hold() (more bool, err error) {
+	for read, holding := 0, true; holding; {
+		n, rerr := c.resp.Body.Read(c.buf[read:])
 		read += n
-		c.mu.Lock()
-		if c.panic != nil {
-			c.mu.Unlock()
-			panic(c.panic)
-		}
-		if c.state == relayOpen { // the timer was faster
-			if c.err == nil && n > 0 {
-				c.err = c.write(c.buf[read-n:read], err == nil)
-			}
-			werr := c.err
-			c.mu.Unlock()
-			switch {
-			case werr != nil:
-				return false, werr
-			case err == io.EOF:
-				c.trailers()
-				return true, nil
-			}
+		if holding, more, err = c.take(read, n, rerr); err != nil {
 			return false, err
 		}
-		c.n = read
-		switch {
-		case err == io.EOF:
-			c.state = relayOpen
-			c.mu.Unlock()
-			return true, c.complete()
-		case err != nil:
-			c.state = relayIdle
-			c.mu.Unlock()
-			return false, &brokenError{err: err}
-		case read == len(c.buf):
-			err := c.release()
-			c.mu.Unlock()
-			return false, err
-		}
-		c.mu.Unlock()
 	}
+	return more, nil
+}
+
+// take decides about what has been read: the last n of read bytes, and how
+// the read ended.
+func (c *relay) take(read, n int, rerr error) (holding, more bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.panic != nil {
+		panic(c.panic)
+	}
+	if c.state == relayOpen { // the timer was faster
+		if c.err == nil && n > 0 {
+			c.err = c.write(c.buf[read-n:read], rerr == nil)
+		}
+		switch {
+		case c.err != nil:
+			return false, false, c.err
+		case rerr == io.EOF:
+			c.trailers()
+			return false, false, nil
+		}
+		return false, true, rerr
+	}
+	c.n = read
+	switch {
+	case rerr == io.EOF:
+		return false, false, c.complete()
+	case rerr != nil:
+		c.state = relayIdle
+		return false, false, &brokenError{err: rerr}
+	case read == len(c.buf):
+		return false, true, c.release()
+	}
+	return true, true, nil
 }
 
 // fire lets out what has been held back for long enough.
@@ -253,7 +253,7 @@ func (c *relay) release() error {
 }
 
 // complete writes an answer that is all in the buffer. Its length is known
-// now, which spares the client the chunks.
+// now, which spares the client the chunks. mu is held.
 func (c *relay) complete() error {
 	if len(c.resp.Trailer) > 0 {
 		c.trailer = trailerNames(c.resp.Trailer, c.resp.Header)
@@ -263,6 +263,7 @@ func (c *relay) complete() error {
 		c.trailers()
 		return nil
 	}
+	c.state = relayOpen
 	c.f.writeHeader(c.resp, int64(c.n), nil)
 	if c.n == 0 {
 		return nil

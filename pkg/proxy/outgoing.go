@@ -34,8 +34,6 @@ func (f *flight) rewrite() {
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = nil // net/http would send its own
 	}
-	// The transport frames the body by what it has, not by what was said.
-	delete(h, "Content-Length")
 }
 
 // retarget makes the target's path and query. Both go out byte for byte, as

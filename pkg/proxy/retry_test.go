@@ -182,8 +182,12 @@ func TestRetryKeepsBodiesUpTo64KiB(t *testing.T) {
 						body = io.MultiReader(body)
 					}
 					resp := do(t, client(t), request(t, "PUT", g.url("/"), body))
-					if x := g.exchange(); x.Attempts[0].Instance != "node/i0" {
+					x := g.exchange()
+					if x.Attempts[0].Instance != "node/i0" {
 						continue
+					}
+					if tt.want == 502 && len(x.Attempts) != 1 {
+						t.Errorf("got attempts %v for a body that is lost, want one", x.Attempts)
 					}
 					if resp.StatusCode != tt.want || tt.want == 200 && resp.body != fmt.Sprint(tt.size) {
 						t.Errorf("got %d %q, want %d", resp.StatusCode, resp.body, tt.want)

@@ -475,9 +475,13 @@ func TestGoAwayWebSocket(t *testing.T) {
 	if n := g.up.GoAway("node/i0"); n != 1 {
 		t.Fatalf("GoAway ended %d, want 1", n)
 	}
-	send <- "llo\x82\x03abc"
-	rest := make([]byte, 3+4)
-	if _, err := io.ReadFull(r, rest); err != nil || string(rest) != "llo\x88\x02\x03\xe9" {
+	send <- "l" // still within the frame
+	if _, err := io.ReadFull(r, b[:1]); err != nil {
+		t.Fatal(err)
+	}
+	send <- "lo\x82\x03abc"
+	rest := make([]byte, 2+4)
+	if _, err := io.ReadFull(r, rest); err != nil || string(rest) != "lo\x88\x02\x03\xe9" {
 		t.Errorf("client got %q, %v; want the end of the frame, then close 1001", rest, err)
 	}
 	_ = c.(*net.TCPConn).CloseWrite()

@@ -272,3 +272,54 @@ func TestThePoolIsToldOnce(t *testing.T) {
 		}
 	})
 }
+
+// panicking is a middleware's writer with a bug in it.
+type panicking struct{ http.ResponseWriter }
+
+func (panicking) WriteHeader(int)               { panic("bug") }
+func (p panicking) Unwrap() http.ResponseWriter { return p.ResponseWriter }
+
+// A bug outside leaves nothing behind: no permit, no pick, no lock, whatever
+// goroutine it strikes in.
+func TestPanicInAWriter(t *testing.T) {
+	more := make(chan struct{})
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/big":
+			_, _ = w.Write(make([]byte, 100<<10))
+		case "/slow": // the relay's timer is the first to write
+			_, _ = io.WriteString(w, "part")
+			w.(http.Flusher).Flush()
+			select {
+			case <-more:
+			case <-r.Context().Done():
+			}
+		}
+	})
+	g := newGate(t, gateOptions{breaker: breaker.Settings{MaxInFlight: 1}, wrap: func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/ok" {
+				w = panicking{w}
+			}
+			next.ServeHTTP(w, r)
+		})
+	}}, addr)
+	for _, path := range []string{"/empty", "/big", "/slow"} {
+		if path == "/slow" {
+			time.AfterFunc(100*time.Millisecond, func() { close(more) })
+		}
+		resp, err := client(t).Do(request(t, "GET", g.url(path), nil))
+		if err == nil {
+			resp.Body.Close()
+			t.Errorf("%s: got %d, want a broken connection", path, resp.StatusCode)
+		}
+		g.exchange()
+		if m := g.pool.Members()[0]; m.InFlight != 0 {
+			t.Errorf("%s: %d in flight afterwards", path, m.InFlight)
+		}
+		if resp := get(t, client(t), g.url("/ok")); resp.StatusCode != 200 {
+			t.Errorf("%s: the next request got %d: the permit is lost", path, resp.StatusCode)
+		}
+		g.exchange()
+	}
+}
