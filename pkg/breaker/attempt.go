@@ -53,7 +53,7 @@ func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.
 	}
 	a := &attempt{b: b, config: config, next: next, req: req, unguarded: !guarded}
 	a.timer.try, a.timer.request = try, req.Context()
-	if !a.make() {
+	if !a.perform() {
 		b.count(shortCircuited)
 		return nil, ErrOpen
 	}
@@ -103,8 +103,8 @@ const (
 	abandoned // the caller has gone, the result is run's to throw away
 )
 
-// make makes the attempt, or reports that it may not be made.
-func (a *attempt) make() bool {
+// perform makes the attempt, or reports that it may not be made.
+func (a *attempt) perform() bool {
 	b, c := a.b, a.config.circuit
 	if a.unguarded {
 		a.run(context.Background()) // its event is for circuits
@@ -180,10 +180,12 @@ func (a *attempt) run(context.Context) (event error) {
 func (a *attempt) judge(resp *http.Response, err error, fired, stalled bool) {
 	parent := a.req.Context()
 	gone := parent.Err()
+	if fired || err != nil {
+		// A header that has just come is late too: its body is canceled.
+		discard(resp)
+	}
 	switch {
 	case fired:
-		// Also where the header has just come: its body is canceled already.
-		discard(resp)
 		a.outcome, a.err = timeout, &timeoutError{try: a.timer.try, err: err}
 	case err == nil && resp == nil:
 		a.outcome, a.err = failure, errNoAnswer

@@ -2,10 +2,14 @@
 // command per upstream, around each attempt's wait for response headers. It is
 // the only door to hystrix-go.
 //
-// What hystrix decides is when a circuit opens, when one request may probe and
-// when it closes. Everything else is done here, because hystrix-go does it in a
-// way that harms a gateway: the timer of a try, the limit of requests in
-// flight, exact counters, forcing, and a second opinion on every opening.
+// hystrix holds the circuits: it refuses while one is open, lets one request
+// probe after a while and closes at its success. Around that, what hystrix-go
+// does in a way that harms a gateway is done here: the timer of a try, the limit
+// of requests in flight, exact counters, forcing by an operator, and the numbers
+// that decide on opening. hystrix counts late, loses some events, takes a
+// canceled request for one that went well and keeps errors longer than the
+// requests they belong to; so an exact window of ten seconds corrects it both
+// ways.
 //
 // Nothing that runs inside a command touches a ResponseWriter, a body is never
 // read or copied inside one, no circuit is made per instance and

@@ -396,7 +396,9 @@ func TestNeutral(t *testing.T) {
 // one more request.
 func TestCancelsDoNotDilute(t *testing.T) {
 	engines(t, func(t *testing.T, engine string) {
-		b, told := newBreaker(t, breaker.Settings{Engine: engine, MinRequests: 20, OpenFor: time.Hour})
+		s, told := breaker.Settings{Engine: engine, MinRequests: 20, OpenFor: time.Hour}, &changes{}
+		r := breaker.NewRegistry(nil, told.add)
+		b := in(t, r, "canceled", s)
 		cancel := via(func(*http.Request) (*http.Response, error) { return nil, context.Canceled })
 		for b.State() == breaker.Closed {
 			for range 5 {
@@ -408,6 +410,16 @@ func TestCancelsDoNotDilute(t *testing.T) {
 			t.Errorf("it took %d failures", got)
 		}
 		told.want(t, breaker.Open)
+
+		// hystrix would not have opened, so it must have been made to: else
+		// nobody would probe.
+		s.OpenFor = 10 * time.Millisecond
+		in(t, r, "canceled", s)
+		parts.Eventually(t, 5*time.Second, "a probe closes it", func() bool {
+			_, _ = once(t, b, answer(200), 0)
+			return b.State() == breaker.Closed
+		})
+		told.want(t, breaker.Open, breaker.HalfOpen, breaker.Closed)
 	})
 }
 

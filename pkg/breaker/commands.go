@@ -80,7 +80,7 @@ func (p *commands) find(b *Breaker, s *Settings) (*circuit, error) {
 		name = b.name + "#" + strconv.Itoa(n)
 	}
 	if p.total < b.cap {
-		return p.make(name, s, b)
+		return p.create(name, s, b)
 	}
 	for _, c := range p.free {
 		return p.reuse(c, s, b), nil
@@ -88,7 +88,7 @@ func (p *commands) find(b *Breaker, s *Settings) (*circuit, error) {
 	return nil, fmt.Errorf("%w: %d", ErrTooMany, p.total)
 }
 
-func (p *commands) make(name string, s *Settings, b *Breaker) (*circuit, error) {
+func (p *commands) create(name string, s *Settings, b *Breaker) (*circuit, error) {
 	config := s.hystrix(b.hystrix)
 	// Configured first: a circuit that is used before has the settings of
 	// whoever comes last, and its tickets are counted out when it is made.

@@ -231,6 +231,27 @@ func TestSlowUpload(t *testing.T) {
 	})
 }
 
+// A transport that fails closes the request's body, also under a pending read;
+// what that read then returns is not the client's doing.
+func TestBodyClosedByTheTransport(t *testing.T) {
+	engines(t, func(t *testing.T, engine string) {
+		b, _ := newBreaker(t, breaker.Settings{Engine: engine})
+		in, out := io.Pipe()
+		defer out.Close()
+		r, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://orders.test/", in)
+		_, err := b.RoundTrip(r, via(func(r *http.Request) (*http.Response, error) {
+			r.Body.Close()
+			if _, err := r.Body.Read(make([]byte, 1)); err == nil {
+				t.Error("a closed body can be read")
+			}
+			return nil, errReset
+		}), time.Minute)
+		if got := b.Counters(); !errors.Is(err, errReset) || got != (breaker.Counters{Failure: 1}) {
+			t.Errorf("error %v, counters %+v", err, got)
+		}
+	})
+}
+
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

@@ -26,20 +26,24 @@ func TestWindow(t *testing.T) {
 			for i, step := range steps {
 				time.Sleep(time.Duration(step) * time.Millisecond)
 				now := int(time.Since(start) / time.Second)
-				all = append(all, event{now, fails[i]})
-				w.Add(fails[i])
-				var requests, errs int
-				for _, e := range all {
-					if e.second > now-10 {
-						requests++
-						if e.failed {
-							errs++
+				want := func(when string) {
+					var requests, errs int
+					for _, e := range all {
+						if e.second > now-10 {
+							requests++
+							if e.failed {
+								errs++
+							}
 						}
 					}
+					if r, e := w.Sum(); r != requests || e != errs {
+						rt.Fatalf("%s, after %v: %d errors of %d, want %d of %d", when, time.Since(start), e, r, errs, requests)
+					}
 				}
-				if r, e := w.Sum(); r != requests || e != errs {
-					rt.Fatalf("after %v: %d errors of %d, want %d of %d", time.Since(start), e, r, errs, requests)
-				}
+				want("before")
+				all = append(all, event{now, fails[i]})
+				w.Add(fails[i])
+				want("with one more")
 			}
 			time.Sleep(11 * time.Second)
 			if r, e := w.Sum(); r != 0 || e != 0 {
