@@ -39,6 +39,7 @@ var floors = map[string][]string{
 	"pkg/limiter":              {},
 	"pkg/metrics":              {},
 	"pkg/problem":              {},
+	"pkg/transport":            {},
 	"pkg/admin":                {},
 	"pkg/parts":                {"pkg/admin"},
 }
@@ -135,6 +136,7 @@ var goAllowed = map[string]string{
 	"pkg/limiter":              "Run, and the workers of a pipeline",
 	"pkg/breaker":              "abandoned attempts are closed late",
 	"pkg/proxy":                "the two directions of an upgraded connection",
+	"pkg/transport":            "uploads, which end with their request or its connection",
 	"pkg/admin":                "Run",
 	"pkg/middleware/accesslog": "Run",
 	"balancer":                 "Run",

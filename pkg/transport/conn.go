@@ -1,0 +1,429 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	readBufferSize  = 8 << 10
+	writeBufferSize = 32 << 10
+)
+
+// conn is a connection to an instance. Only the goroutine that reads the
+// answer uses it, but for nc.Write, which is the upload's while there is one,
+// cut, and what is atomic.
+type conn struct {
+	t     *Transport
+	h     *host
+	nc    net.Conn
+	below net.Conn // beneath TLS, or nc: closing it never blocks
+	raw   syscall.RawConn
+	tls   *tls.ConnectionState
+	epoch uint32
+
+	reused    bool
+	idleSince time.Time
+
+	// The answer.
+	pooled *[readBufferSize]byte
+	buf    []byte // pooled[:], or a larger one for a large header
+	r, w   int    // what is read and not used yet
+	last   string // the header of the answer before
+
+	// What onReady does, and the outcome. It is one method value, since a
+	// closure for each call would be an allocation.
+	onReady func(fd uintptr) bool
+	mode    mode
+	out     []byte
+	n       int
+	err     error
+
+	// The request's context.
+	ctx        context.Context
+	stop       func() bool
+	cancel     func()
+	deadline   bool
+	watched    bool // the rest is guarded by h.mu
+	swept      bool
+	prev, next *conn
+
+	// The request's upload, if it has one, and how many of it and the answer
+	// have ended: the last one gives the connection back.
+	upload *upload
+	ends   atomic.Int32
+	clean  bool
+	linger *time.Timer
+}
+
+// mode is what onReady does next.
+type mode uint8
+
+const (
+	modeProbe mode = iota // look whether there is something to read
+	modeCheck             // likewise, and go on to modeWrite if not
+	modeWrite
+	modeRead
+)
+
+func newConn(h *host, nc net.Conn, epoch uint32) *conn {
+	c := &conn{t: h.t, h: h, nc: nc, below: nc, epoch: epoch, mode: modeRead}
+	c.onReady, c.cancel = c.ready, c.cut
+	if s, ok := nc.(syscall.Conn); ok && rawIO {
+		if raw, err := s.SyscallConn(); err == nil {
+			c.raw = raw
+		}
+	}
+	return c
+}
+
+// cut makes everything on the connection fail. It does not block and may be
+// called by anyone, also after the connection was closed.
+func (c *conn) cut() { _ = c.below.Close() }
+
+// begin prepares the connection for a request.
+func (c *conn) begin(ctx context.Context) {
+	c.pooled = c.t.readBuffers.Get().(*[readBufferSize]byte)
+	c.buf, c.r, c.w = c.pooled[:], 0, 0
+	c.upload, c.clean = nil, false
+	c.ends.Store(0)
+	if ctx.Done() == nil {
+		return
+	}
+	c.ctx = ctx
+	if c.t.o.Sweep <= 0 {
+		c.stop = context.AfterFunc(ctx, c.cancel)
+		return
+	}
+	if d, ok := ctx.Deadline(); ok {
+		c.deadline = true
+		_ = c.below.SetDeadline(d) // fails only where the connection has, and that will show
+	}
+	c.h.watch(c)
+}
+
+// unwatch ends the watch of the context and reports whether the connection is
+// still good.
+func (c *conn) unwatch() bool {
+	ok := true
+	if c.ctx != nil {
+		if c.stop != nil {
+			ok = c.stop()
+			c.stop = nil
+		} else {
+			ok = c.h.unwatch(c)
+		}
+		c.ctx = nil
+	}
+	if c.deadline && ok {
+		c.deadline = false
+		ok = c.below.SetDeadline(time.Time{}) == nil
+	}
+	return ok
+}
+
+// finish is the end of the answer. clean says that it was complete and that
+// the connection may serve again, as far as the answer is concerned.
+func (c *conn) finish(clean bool) {
+	clean = clean && c.r == c.w
+	c.t.readBuffers.Put(c.pooled)
+	c.pooled, c.buf, c.r, c.w = nil, nil, 0, 0
+	if c.upload == nil {
+		c.clean = clean
+		c.settle()
+		return
+	}
+	u := c.upload
+	switch {
+	case !clean:
+		c.cut()
+		c.unwatch()
+		u.abandon()
+	case c.ends.Load() == 0:
+		// What is still to be sent is given a moment, so as to spare the
+		// connection, and then cut off: nobody wants it any more.
+		c.linger = time.AfterFunc(uploadGrace, func() {
+			c.cut()
+			u.abandon()
+		})
+	}
+	c.clean = clean
+	c.end()
+}
+
+// end is called by the answer and by the upload when they have ended.
+func (c *conn) end() {
+	if c.ends.Add(1) < 2 {
+		return
+	}
+	if c.linger != nil {
+		if !c.linger.Stop() {
+			c.clean = false
+		}
+		c.linger = nil
+	}
+	c.clean = c.clean && c.upload.complete
+	c.upload = nil
+	c.settle()
+}
+
+// settle gives the connection back or closes it.
+func (c *conn) settle() {
+	ok := c.unwatch() && c.clean
+	c.t.counters.active.Add(-1)
+	if !ok {
+		c.cut()
+		c.h.leave()
+		return
+	}
+	c.h.put(c)
+}
+
+// alive reports whether a connection that was idle may be used: the instance
+// has neither closed it nor said anything on it.
+func (c *conn) alive() bool {
+	if c.raw == nil {
+		return true
+	}
+	if c.tls != nil {
+		var b [1]byte
+		c.mode = modeProbe
+		_, err := c.nc.Read(b[:])
+		c.mode = modeRead
+		return err == errDry
+	}
+	c.mode = modeProbe
+	if err := c.raw.Read(c.onReady); err != nil {
+		return false
+	}
+	return c.err == errDry
+}
+
+// send writes a request that is all in p and waits for the answer's first
+// bytes. It fails with errStale before anything is written. A failure to write
+// is told only if there is no answer either: an instance may refuse a request
+// before it has read all of it.
+func (c *conn) send(p []byte) error {
+	if c.raw == nil || c.tls != nil {
+		if c.reused && !c.alive() {
+			return errStale
+		}
+		_, werr := c.nc.Write(p)
+		if err := c.fill(); err != nil {
+			if werr != nil && err != errHeaderSize {
+				return werr
+			}
+			return err
+		}
+		return nil
+	}
+	// Writing in the callback, before it waits, spares the read that would
+	// only find that there is nothing yet.
+	c.mode, c.out, c.n, c.err = modeWrite, p, 0, nil
+	if c.reused {
+		c.mode = modeCheck
+	}
+	err := c.raw.Read(c.onReady)
+	rest := c.out
+	c.out = nil
+	switch {
+	case err != nil:
+		return err
+	case c.err == errStale:
+		return errStale
+	}
+	werr := c.err
+	if werr == nil && len(rest) > 0 {
+		_, werr = c.nc.Write(rest)
+	}
+	if c.n > 0 {
+		c.w += c.n
+		return nil
+	}
+	if c.mode == modeRead && werr != nil { // it was the read that failed
+		return werr
+	}
+	if err := c.fill(); err != nil {
+		if werr != nil {
+			return werr
+		}
+		return err
+	}
+	return nil
+}
+
+// ready is what the poller calls when the connection may be readable, and once
+// at first.
+func (c *conn) ready(fd uintptr) bool {
+	switch c.mode {
+	case modeProbe, modeCheck:
+		var b [1]byte
+		_, err := readFD(fd, b[:])
+		if err != errDry {
+			c.err = errStale
+			return true
+		}
+		if c.mode == modeProbe {
+			c.err = errDry
+			return true
+		}
+		c.mode = modeWrite
+		fallthrough
+	case modeWrite:
+		n, err := writeFD(fd, c.out)
+		c.out = c.out[n:]
+		if err != nil && err != errDry {
+			c.err = err
+			return true
+		}
+		if len(c.out) > 0 {
+			return true // the rest has to wait for room
+		}
+		// The poller was reset before the callback was first called, so the
+		// answer's arrival cannot be missed.
+		c.mode = modeRead
+		return false
+	}
+	n, err := readFD(fd, c.buf[c.w:])
+	if err == errDry {
+		return false
+	}
+	c.n, c.err = n, err
+	return true
+}
+
+var errHeaderSize = errors.New("no room for more of the header")
+
+// fill reads more. The buffer must have room.
+func (c *conn) fill() error {
+	if c.r == c.w {
+		c.r, c.w = 0, 0
+	}
+	if c.w == len(c.buf) {
+		if c.r == 0 {
+			return errHeaderSize
+		}
+		c.w = copy(c.buf, c.buf[c.r:c.w])
+		c.r = 0
+	}
+	n, err := c.nc.Read(c.buf[c.w:])
+	c.w += n
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// grow makes room for a large header of up to limit bytes. It reports whether
+// it could.
+func (c *conn) grow(limit int) bool {
+	if c.r > 0 || c.w < len(c.buf) {
+		return true // fill finds room
+	}
+	if len(c.buf) > limit {
+		return false
+	}
+	bigger := make([]byte, min(2*len(c.buf), limit+1+readBufferSize))
+	copy(bigger, c.buf[:c.w])
+	c.buf = bigger
+	return true
+}
+
+// dryConn is what TLS reads from and writes to. It can read without waiting.
+type dryConn struct {
+	net.Conn
+	c *conn
+}
+
+// Read implements net.Conn.
+func (d *dryConn) Read(p []byte) (int, error) {
+	if d.c.mode != modeProbe || d.c.tls == nil {
+		return d.Conn.Read(p)
+	}
+	n, err := 0, error(nil)
+	if rerr := d.c.raw.Read(func(fd uintptr) bool {
+		n, err = readFD(fd, p)
+		return true
+	}); rerr != nil {
+		return 0, rerr
+	}
+	return n, err
+}
+
+// maxRemembered is how long a header may be to be kept for comparing it with
+// the next one: an instance's answers are often alike.
+const maxRemembered = 2 << 10
+
+// readHead takes an answer's header from the connection, up to and with the
+// empty line. It fails as soon as it can be seen that it is none.
+func (c *conn) readHead(limit int) (string, error) {
+	scan, line := 0, 0
+	for {
+		b := c.buf[c.r:c.w]
+		if err := checkStart(b); err != nil {
+			return "", err
+		}
+		for {
+			i := bytes.IndexByte(b[scan:], '\n')
+			if i < 0 {
+				scan = len(b)
+				break
+			}
+			end := scan + i
+			if end == line || b[end-1] != '\r' {
+				return "", malformed("line feed without carriage return in the header")
+			}
+			scan = end + 1
+			if end-1 == line {
+				if scan > limit {
+					return "", headerTooLarge(limit)
+				}
+				c.r += scan
+				if string(b[:scan]) == c.last {
+					return c.last, nil
+				}
+				text := string(b[:scan])
+				if c.last = text; scan > maxRemembered {
+					c.last = ""
+				}
+				return text, nil
+			}
+			line = scan
+		}
+		if len(b) > limit || !c.grow(limit) {
+			return "", headerTooLarge(limit)
+		}
+		if err := c.fill(); err != nil {
+			if err == io.EOF && len(b) > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return "", err
+		}
+	}
+}
+
+func headerTooLarge(limit int) error {
+	return malformed("response headers exceeded %d bytes", limit)
+}
+
+const protocol = "HTTP/1."
+
+// checkStart reports whether what has come so far can be the beginning of an
+// answer.
+func checkStart(b []byte) error {
+	n := min(len(b), len(protocol))
+	if string(b[:n]) != protocol[:n] {
+		return malformed("it does not begin with %s", protocol)
+	}
+	return nil
+}

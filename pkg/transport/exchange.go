@@ -1,0 +1,283 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"time"
+)
+
+// maxInterim bounds the 1xx answers before the final one.
+const maxInterim = 100
+
+// exchange is one request and the header of its answer.
+type exchange struct {
+	t     *Transport
+	req   *http.Request
+	ctx   context.Context
+	trace *httptrace.ClientTrace
+
+	body   io.ReadCloser // nil: none
+	length int64         // of the body; -1: not known
+	probe  bool          // the body may turn out to be empty, and is then not sent as one
+	expect bool          // the body is sent when the instance asks for it
+}
+
+// response is an answer and what belongs to it, in one allocation. The values
+// of the header share its life.
+type response struct {
+	http.Response
+	body     body
+	values   [12]string
+	encoding [1]string
+}
+
+// prepare checks the request.
+func (e *exchange) prepare() error {
+	req := e.req
+	if req.Body != nil && req.Body != http.NoBody {
+		e.body, e.length = req.Body, req.ContentLength
+		if e.length <= 0 {
+			e.length = -1
+			switch req.Method {
+			case "", "GET", "HEAD", "DELETE", "OPTIONS", "PROPFIND", "SEARCH":
+				e.probe = true // servers may refuse a body there, so an empty one is none
+			}
+		}
+		e.expect = expects(req.Header)
+	} else if req.ContentLength > 0 {
+		return &RequestError{Reason: "Request.ContentLength with a nil Body"}
+	}
+	return checkRequest(req)
+}
+
+func (e *exchange) closeBody() { closeBody(e.req) }
+
+// run sends the request on c and returns the answer once its header has come.
+// After an error c is closed and the body too.
+func (e *exchange) run(c *conn) (*http.Response, error) {
+	if e.trace != nil && e.trace.GotConn != nil {
+		info := httptrace.GotConnInfo{Conn: c.nc, Reused: c.reused, WasIdle: c.reused}
+		if c.reused {
+			info.IdleTime = time.Since(c.idleSince)
+		}
+		e.trace.GotConn(info)
+	}
+	c.begin(e.ctx)
+	resp, err := e.talk(c)
+	if err == nil {
+		return resp, nil
+	}
+	if err == errStale {
+		c.finish(false)
+		return nil, err
+	}
+	if u := c.upload; u != nil {
+		if failed := u.failure(); failed != nil {
+			err = failed
+		}
+	}
+	if e.ctx.Err() != nil {
+		err = context.Cause(e.ctx)
+	} else if c.deadline && isTimeout(err) {
+		err = context.DeadlineExceeded // a moment before the context's own timer
+	}
+	c.finish(false)
+	if e.body == nil {
+		e.closeBody()
+	}
+	return nil, err
+}
+
+// talk sends the request and reads the answer's header. It fails with errStale
+// before it has touched anything.
+func (e *exchange) talk(c *conn) (*http.Response, error) {
+	buf := c.t.writeBuffers.Get().(*[writeBufferSize]byte)
+	if e.body == nil {
+		err := c.send(e.appendHead(buf[:0]))
+		c.t.writeBuffers.Put(buf)
+		if err != nil {
+			if err == errStale {
+				return nil, err
+			}
+			return nil, &LostError{Reused: c.reused, Err: err}
+		}
+		e.closeBody()
+		e.wrote(nil)
+		return e.answer(c)
+	}
+	if c.reused && !c.alive() {
+		c.t.writeBuffers.Put(buf)
+		return nil, errStale
+	}
+	u := newUpload(c, e, buf)
+	c.upload = u
+	u.begin()
+	return e.answer(c)
+}
+
+func (e *exchange) wrote(err error) {
+	if e.trace == nil {
+		return
+	}
+	if err == nil && e.trace.WroteHeaders != nil {
+		e.trace.WroteHeaders()
+	}
+	if e.trace.WroteRequest != nil {
+		e.trace.WroteRequest(httptrace.WroteRequestInfo{Err: err})
+	}
+}
+
+// answer reads headers until the final one.
+func (e *exchange) answer(c *conn) (*http.Response, error) {
+	resp := &response{}
+	left := c.t.o.MaxResponseHeader
+	for n := 0; ; n++ {
+		if c.r == c.w {
+			if err := c.fill(); err != nil {
+				if err == io.EOF && n > 0 {
+					err = io.ErrUnexpectedEOF
+				}
+				return nil, &LostError{Reused: c.reused, Answered: n > 0, Err: err}
+			}
+		}
+		if n == 0 && e.trace != nil && e.trace.GotFirstResponseByte != nil {
+			e.trace.GotFirstResponseByte()
+		}
+		before := c.last
+		text, err := c.readHead(left)
+		if err != nil {
+			var bad *ProtocolError
+			if !errors.As(err, &bad) {
+				err = &LostError{Reused: c.reused, Answered: true, Err: err}
+			}
+			return nil, err
+		}
+		var h head
+		if err := parseHead(text, text == before, resp.values[:0], &h); err != nil {
+			c.last = "" // it is not known to be good
+			return nil, err
+		}
+		if h.status >= 200 {
+			if c.upload != nil {
+				c.upload.decline()
+			}
+			return e.final(c, resp, &h)
+		}
+		if h.status == http.StatusSwitchingProtocols {
+			return nil, malformed("it switches protocols unasked")
+		}
+		if h.contentSeen && h.length > 0 || h.chunked || h.minor == 0 {
+			return nil, malformed("interim answer with a body")
+		}
+		if n == maxInterim {
+			return nil, malformed("more than %d interim answers", maxInterim)
+		}
+		if h.status == http.StatusContinue && c.upload != nil {
+			if c.upload.held.Load() && e.trace != nil && e.trace.Got100Continue != nil {
+				e.trace.Got100Continue()
+			}
+			c.upload.start()
+		}
+		if e.trace != nil && e.trace.Got1xxResponse != nil {
+			if err := e.trace.Got1xxResponse(h.status, textproto.MIMEHeader(h.header)); err != nil {
+				return nil, err
+			}
+			left = c.t.o.MaxResponseHeader
+			resp = &response{} // the hook may keep the header
+		} else if left -= len(text); left <= 0 {
+			return nil, headerTooLarge(c.t.o.MaxResponseHeader)
+		}
+	}
+}
+
+// final makes the answer that the caller gets.
+func (e *exchange) final(c *conn, resp *response, h *head) (*http.Response, error) {
+	resp.Status, resp.StatusCode = h.text, h.status
+	resp.Proto, resp.ProtoMajor, resp.ProtoMinor = "HTTP/1.1", 1, h.minor
+	if h.minor == 0 {
+		resp.Proto = "HTTP/1.0"
+	}
+	resp.Header, resp.Request, resp.TLS = h.header, e.req, c.tls
+	keep := h.minor == 1 && !h.close && !e.req.Close && !e.closes()
+	resp.Close = h.close || h.minor == 0 && !h.keepAlive
+	if h.close {
+		delete(resp.Header, "Connection")
+	}
+	if h.chunked {
+		resp.encoding[0] = "chunked"
+		resp.TransferEncoding = resp.encoding[:]
+		if h.trailers {
+			if err := announce(resp); err != nil {
+				return nil, err
+			}
+		}
+	}
+	resp.ContentLength = h.length
+	b := &resp.body
+	switch {
+	case e.req.Method == http.MethodHead:
+		b.kind = bodyNone
+	case h.status == http.StatusNoContent || h.status == http.StatusNotModified:
+		b.kind = bodyNone
+		resp.ContentLength = 0
+		// A 204 that says it has a body may be followed by one: by then nobody
+		// must be listening.
+		keep = keep && !h.chunked && (h.length <= 0 || h.status == http.StatusNotModified)
+	case h.chunked:
+		b.kind = bodyChunked
+	case h.length == 0:
+		b.kind = bodyNone
+	case h.length > 0:
+		b.kind, b.left = bodyLength, h.length
+	default:
+		b.kind, keep, resp.Close = bodyClose, false, true
+	}
+	if b.kind == bodyNone {
+		resp.Body = http.NoBody
+		c.finish(keep)
+		return &resp.Response, nil
+	}
+	b.c, b.resp, b.keep, b.ctx = c, &resp.Response, keep, e.ctx
+	resp.Body = b
+	return &resp.Response, nil
+}
+
+// announce takes the names of trailers out of the header.
+func announce(resp *response) error {
+	for _, line := range resp.Header["Trailer"] {
+		for line != "" {
+			var name string
+			if name, line, _ = cut(line, ','); name == "" {
+				continue
+			}
+			if !validToken(name) {
+				return malformed("bad trailer name")
+			}
+			name = textproto.CanonicalMIMEHeaderKey(name)
+			if framing(name) {
+				return malformed("%s as a trailer", name)
+			}
+			if resp.Trailer == nil {
+				resp.Trailer = make(http.Header)
+			}
+			resp.Trailer[name] = nil
+		}
+	}
+	delete(resp.Header, "Trailer")
+	return nil
+}
+
+// framing reports whether a field can never be a trailer, since it would
+// change where the message ends.
+func framing(name string) bool {
+	return name == "Content-Length" || name == "Transfer-Encoding" || name == "Trailer"
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}

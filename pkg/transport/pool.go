@@ -1,0 +1,300 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http/httptrace"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// host is an address and its connections.
+type host struct {
+	t      *Transport
+	addr   string
+	secure bool
+	http2  atomic.Bool // the instance has picked HTTP/2
+
+	mu     sync.Mutex
+	gone   bool    // taken out of the transport's map
+	idle   []*conn // the one used last comes last, and goes first
+	users  int     // requests that have a connection or are getting one
+	reaper *time.Timer
+	armed  bool
+
+	// Connections whose requests can be canceled, where that is looked after
+	// by sweeping.
+	active  *conn
+	sweeper *time.Timer
+}
+
+// connection returns a connection for one request: one that is idle, unless a
+// fresh one is asked for, or a new one.
+func (t *Transport) connection(ctx context.Context, addr string, secure, fresh bool, trace *httptrace.ClientTrace) (*conn, error) {
+	h := t.enter(addr, secure)
+	if secure && h.http2.Load() {
+		h.leave()
+		return nil, errHTTP2
+	}
+	if !fresh {
+		if c := h.take(); c != nil {
+			t.counters.reused.Add(1)
+			t.counters.active.Add(1)
+			c.reused = true
+			return c, nil
+		}
+	}
+	t.counters.dials.Add(1)
+	c, err := h.dial(ctx, trace)
+	if err != nil {
+		h.leave()
+		if err != errHTTP2 {
+			t.counters.dialErrors.Add(1)
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+		}
+		return nil, err
+	}
+	t.counters.active.Add(1)
+	return c, nil
+}
+
+// enter returns the address's host, with one user more.
+func (t *Transport) enter(addr string, secure bool) *host {
+	i := 0
+	if secure {
+		i = 1
+	}
+	for {
+		t.mu.RLock()
+		h := t.hosts[i][addr]
+		t.mu.RUnlock()
+		if h == nil {
+			t.mu.Lock()
+			if h = t.hosts[i][addr]; h == nil {
+				h = &host{t: t, addr: addr, secure: secure}
+				t.hosts[i][addr] = h
+			}
+			t.mu.Unlock()
+		}
+		h.mu.Lock()
+		if !h.gone {
+			h.users++
+			h.mu.Unlock()
+			return h
+		}
+		h.mu.Unlock()
+	}
+}
+
+// take returns the connection that was used last, or nil.
+func (h *host) take() *conn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := len(h.idle)
+	if n == 0 {
+		return nil
+	}
+	c := h.idle[n-1]
+	h.idle[n-1] = nil
+	h.idle = h.idle[:n-1]
+	h.t.counters.idle.Add(-1)
+	return c
+}
+
+// put keeps a connection for later, or closes it. It is the last thing that a
+// request does with the connection: from here on it is another's.
+func (h *host) put(c *conn) {
+	c.idleSince = time.Now()
+	h.mu.Lock()
+	h.users--
+	keep := !h.gone && len(h.idle) < h.t.o.MaxIdlePerHost && c.epoch == h.t.epoch.Load()
+	if keep {
+		h.idle = append(h.idle, c)
+		h.t.counters.idle.Add(1)
+	}
+	h.arm()
+	h.mu.Unlock()
+	if !keep {
+		_ = c.nc.Close() // nothing is lost with it
+	}
+}
+
+// leave ends a use without a connection to keep.
+func (h *host) leave() {
+	h.mu.Lock()
+	h.users--
+	h.arm()
+	h.mu.Unlock()
+}
+
+// arm sees to it that idle connections are closed in time, and that an address
+// that is not used any more is forgotten. mu is held.
+func (h *host) arm() {
+	if h.armed || h.gone {
+		return
+	}
+	h.armed = true
+	if h.reaper == nil {
+		h.reaper = time.AfterFunc(h.t.o.IdleTimeout, h.reap)
+		return
+	}
+	h.reaper.Reset(h.t.o.IdleTimeout)
+}
+
+func (h *host) reap() { h.expire(time.Now().Add(-h.t.o.IdleTimeout)) }
+
+// expire closes what has been idle since before the given time; the zero time
+// closes all.
+func (h *host) expire(before time.Time) {
+	h.mu.Lock()
+	n := len(h.idle)
+	if !before.IsZero() {
+		n = 0
+		for n < len(h.idle) && !h.idle[n].idleSince.After(before) {
+			n++
+		}
+	}
+	old := slices.Clone(h.idle[:n])
+	h.idle = slices.Delete(h.idle, 0, n)
+	h.t.counters.idle.Add(int64(-n))
+	switch {
+	case len(h.idle) > 0:
+		h.armed = true
+		h.reaper.Reset(max(h.idle[0].idleSince.Sub(before), time.Millisecond))
+	case h.users > 0:
+		h.armed = false // the next to leave arms it
+	default:
+		h.gone, h.armed = true, false
+		if h.reaper != nil {
+			h.reaper.Stop()
+		}
+	}
+	gone := h.gone
+	h.mu.Unlock()
+	if gone {
+		h.forget()
+	}
+	for _, c := range old {
+		_ = c.nc.Close() // nothing is lost with it
+	}
+}
+
+func (h *host) forget() {
+	i := 0
+	if h.secure {
+		i = 1
+	}
+	h.t.mu.Lock()
+	if h.t.hosts[i][h.addr] == h {
+		delete(h.t.hosts[i], h.addr)
+	}
+	h.t.mu.Unlock()
+}
+
+// dial makes a connection.
+func (h *host) dial(ctx context.Context, trace *httptrace.ClientTrace) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.t.o.ConnectTimeout)
+	defer cancel()
+	epoch := h.t.epoch.Load()
+	nc, err := h.t.o.Dial(ctx, "tcp", h.addr)
+	if err != nil {
+		return nil, &ConnectError{Addr: h.addr, Err: err}
+	}
+	c := newConn(h, nc, epoch)
+	if !h.secure {
+		return c, nil
+	}
+	conf := h.t.o.TLS
+	if conf.ServerName == "" {
+		conf = conf.Clone()
+		conf.ServerName = h.addr
+		if name, _, err := net.SplitHostPort(h.addr); err == nil {
+			conf.ServerName = name
+		}
+	}
+	if trace != nil && trace.TLSHandshakeStart != nil {
+		trace.TLSHandshakeStart()
+	}
+	tc := tls.Client(&dryConn{Conn: nc, c: c}, conf)
+	err = tc.HandshakeContext(ctx)
+	state := tc.ConnectionState()
+	if trace != nil && trace.TLSHandshakeDone != nil {
+		trace.TLSHandshakeDone(state, err)
+	}
+	if err != nil {
+		_ = nc.Close() // the handshake's error is the one that matters
+		e := &ConnectError{Addr: h.addr, Err: err}
+		e.TLS = !e.Timeout() && ctx.Err() == nil
+		if ctx.Err() != nil && !e.Timeout() {
+			e.Err = ctx.Err()
+		}
+		return nil, e
+	}
+	switch state.NegotiatedProtocol {
+	case "", "http/1.1":
+	default:
+		h.http2.Store(true)
+		_ = tc.Close()
+		return nil, errHTTP2
+	}
+	c.nc, c.tls = tc, &state
+	return c, nil
+}
+
+// watch adds a connection to those that are swept.
+func (h *host) watch(c *conn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c.watched = true
+	c.next, c.prev = h.active, nil
+	if h.active != nil {
+		h.active.prev = c
+	}
+	h.active = c
+	switch {
+	case h.sweeper == nil:
+		h.sweeper = time.AfterFunc(h.t.o.Sweep, h.sweep)
+	case c.next == nil:
+		h.sweeper.Reset(h.t.o.Sweep)
+	}
+}
+
+// unwatch takes it out again and reports whether it is still alive.
+func (h *host) unwatch(c *conn) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !c.watched {
+		return !c.swept
+	}
+	c.watched = false
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		h.active = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	c.next, c.prev = nil, nil
+	return !c.swept
+}
+
+// sweep cuts the connections whose requests have been canceled.
+func (h *host) sweep() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for c := h.active; c != nil; c = c.next {
+		if !c.swept && c.ctx.Err() != nil {
+			c.swept = true
+			c.cut()
+		}
+	}
+	if h.active != nil {
+		h.sweeper.Reset(h.t.o.Sweep)
+	}
+}

@@ -1,0 +1,188 @@
+package transport
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// checkRequest refuses what would not arrive as it is meant.
+func checkRequest(req *http.Request) error {
+	if req.Method != "" && !validToken(req.Method) {
+		return &RequestError{Reason: fmt.Sprintf("method %q", req.Method)}
+	}
+	host := req.Host
+	if host == "" {
+		host = req.URL.Host
+	}
+	for i := range len(host) {
+		if c := host[i]; c <= ' ' || c >= 0x7f || c == '/' || c == '\\' || c == '"' || c == '#' || c == '<' || c == '>' || c == '?' || c == '@' {
+			return &RequestError{Reason: "Host header"}
+		}
+	}
+	for name, values := range req.Header {
+		if !validToken(name) {
+			return &RequestError{Reason: fmt.Sprintf("header field name %q", name)}
+		}
+		for _, v := range values {
+			if !validValue(v) {
+				return &RequestError{Reason: fmt.Sprintf("header field value for %q", name)} // the value may be a secret
+			}
+		}
+	}
+	for name := range req.Trailer {
+		if !validToken(name) || framing(http.CanonicalHeaderKey(name)) {
+			return &RequestError{Reason: fmt.Sprintf("trailer field name %q", name)}
+		}
+	}
+	uri := req.URL.Opaque
+	if uri == "" {
+		uri = req.URL.Path
+		if req.URL.RawPath == "" {
+			uri = "" // escaped when it is written
+		}
+	}
+	if !validTarget(uri) || !validTarget(req.URL.RawQuery) {
+		return &RequestError{Reason: "character in Request.URL"}
+	}
+	return nil
+}
+
+func validTarget(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// expects reports whether the client wants to be asked for the body.
+func expects(h http.Header) bool {
+	v := h["Expect"]
+	return len(v) > 0 && hasToken(v[0], "100-continue")
+}
+
+// closes reports whether the request's own header ends the connection.
+func (e *exchange) closes() bool {
+	for _, v := range e.req.Header["Connection"] {
+		if hasToken(v, "close") {
+			return true
+		}
+	}
+	return false
+}
+
+// appendHead appends the request's header without what frames the body, which
+// is appendFraming's, and the empty line, unless there is no body.
+func (e *exchange) appendHead(b []byte) []byte {
+	req := e.req
+	method := req.Method
+	if method == "" {
+		method = http.MethodGet
+	}
+	b = append(b, method...)
+	b = append(b, ' ')
+	b = appendTarget(b, req)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	if req.Host != "" {
+		b = append(b, req.Host...)
+	} else {
+		b = append(b, req.URL.Host...)
+	}
+	b = append(b, "\r\n"...)
+	for name, values := range req.Header {
+		if written(name) || req.Close && strings.EqualFold(name, "Connection") {
+			continue
+		}
+		for _, v := range values {
+			b = append(b, name...)
+			b = append(b, ": "...)
+			b = append(b, trim(v)...)
+			b = append(b, "\r\n"...)
+		}
+	}
+	if req.Close {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	if e.body != nil {
+		return b
+	}
+	switch method {
+	case http.MethodPost, http.MethodPut, http.MethodPatch:
+		b = append(b, "Content-Length: 0\r\n"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// appendFraming says how long the body is and ends the header.
+func (e *exchange) appendFraming(b []byte) []byte {
+	if e.length >= 0 {
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, e.length, 10)
+		return append(b, "\r\n\r\n"...)
+	}
+	b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	if len(e.req.Trailer) > 0 {
+		names := make([]string, 0, len(e.req.Trailer))
+		for name := range e.req.Trailer {
+			names = append(names, http.CanonicalHeaderKey(name))
+		}
+		slices.Sort(names)
+		b = append(b, "Trailer: "...)
+		b = append(b, strings.Join(names, ",")...)
+		b = append(b, "\r\n"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// written reports whether a field is the transport's to write, in whatever
+// case the name is.
+func written(name string) bool {
+	switch len(name) {
+	case len("Host"):
+		return strings.EqualFold(name, "Host")
+	case len("Trailer"):
+		return strings.EqualFold(name, "Trailer")
+	case len("Content-Length"):
+		return strings.EqualFold(name, "Content-Length")
+	case len("Transfer-Encoding"):
+		return strings.EqualFold(name, "Transfer-Encoding")
+	}
+	return false
+}
+
+// appendTarget appends what URL.RequestURI returns.
+func appendTarget(b []byte, req *http.Request) []byte {
+	u := req.URL
+	switch {
+	case u.Opaque == "":
+		path := u.EscapedPath()
+		if path == "" {
+			path = "/"
+		}
+		b = append(b, path...)
+	case strings.HasPrefix(u.Opaque, "//"):
+		b = append(b, u.Scheme...)
+		b = append(b, ':')
+		fallthrough
+	default:
+		b = append(b, u.Opaque...)
+	}
+	if u.ForceQuery || u.RawQuery != "" {
+		b = append(b, '?')
+		b = append(b, u.RawQuery...)
+	}
+	return b
+}
+
+// cut splits a list at sep and trims what is before it.
+func cut(s string, sep byte) (before, after string, found bool) {
+	i := strings.IndexByte(s, sep)
+	if i < 0 {
+		return trim(s), "", false
+	}
+	return trim(s[:i]), s[i+1:], true
+}

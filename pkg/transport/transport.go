@@ -1,0 +1,299 @@
+// Package transport is the upstream HTTP client: an http.RoundTripper for
+// HTTP/1.1 over pooled keep-alive connections. It costs a fraction of what
+// http.Transport does, because the goroutine that calls RoundTrip writes the
+// request and reads the answer itself: no goroutines per connection, no
+// channels, one write and one read for a small exchange.
+//
+// It parses answers strictly. Whatever may be read in two ways (bare line
+// feeds, folded lines, two Content-Length fields, Content-Length beside
+// Transfer-Encoding, ...) is a *ProtocolError and ends the connection. A
+// connection is used again only if the answer ended exactly where its framing
+// says, the request was written to its end and neither side asked to close;
+// and each time before that it is probed, so that what an instance has sent
+// unasked is never taken for the answer to the next request.
+//
+// HTTP/2, upgrades, CONNECT and whatever else it does not do goes to a
+// fallback, chosen per request. It never follows redirects, compresses,
+// keeps cookies or asks the environment for a proxy.
+//
+// Buffers are pooled per Transport and belong to a request from RoundTrip to
+// the end of its answer's body; none of them can be reached from outside.
+// Response.Header, its values and Response.Trailer are the caller's to keep
+// and to change. Values of one answer share one string.
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	defaultMaxIdle     = 256
+	defaultIdleTimeout = 55 * time.Second
+	defaultConnect     = 10 * time.Second
+	defaultContinue    = time.Second
+	defaultMaxHeader   = 64 << 10
+	tcpKeepAlive       = 15 * time.Second
+)
+
+// Options are what a Transport is made with. The zero value is usable.
+type Options struct {
+	// Dial makes connections. It should return a *net.TCPConn, or something
+	// else with a SyscallConn: others cannot be probed before they are used
+	// again. Nil: a net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// TLS is the configuration for https. Where its NextProtos have "h2" and
+	// an instance picks that, the request goes to Fallback, and so do all
+	// later ones to the same address. An empty ServerName: the host of the
+	// address. Nil: https goes to Fallback.
+	TLS *tls.Config
+
+	MaxIdlePerHost    int           // unused connections kept per address; 0: 256, negative: none
+	IdleTimeout       time.Duration // how long an unused connection is kept; 0: 55 s
+	ConnectTimeout    time.Duration // dialling and the TLS handshake together; 0: 10 s
+	ContinueTimeout   time.Duration // for an instance that ignores Expect: 100-continue; 0: 1 s
+	MaxResponseHeader int           // bytes of an answer's header, and of its trailers; 0: 64 KiB
+
+	// Sweep trades promptness for cost: contexts are looked at this often
+	// instead of being watched, which saves half a microsecond and five
+	// allocations per request. Deadlines are still met exactly. 0: contexts
+	// are watched, and cancellation takes effect at once.
+	Sweep time.Duration
+
+	// Fallback serves requests that this transport does not. Nil: they fail
+	// with ErrUnsupported.
+	Fallback http.RoundTripper
+}
+
+// Transport is an http.RoundTripper. It is safe for concurrent use. Make one
+// with New; it needs no closing beyond CloseIdleConnections.
+type Transport struct {
+	o Options
+
+	mu    sync.RWMutex
+	hosts [2]map[string]*host // by address; [1]: TLS
+
+	epoch    atomic.Uint32 // of CloseIdleConnections
+	counters counters
+
+	readBuffers  sync.Pool // of *[readBufferSize]byte
+	writeBuffers sync.Pool // of *[writeBufferSize]byte
+}
+
+type counters struct {
+	dials, dialErrors, reused, stale, retried, fallback, idle, active atomic.Int64
+}
+
+// Stats are a Transport's counters since it was made, but for Idle and Active,
+// which are of now.
+type Stats struct {
+	Dials      int64 // connections that were asked for
+	DialErrors int64 // of them failed, in the TLS handshake too
+	Reused     int64 // requests that began on a connection that had served before
+	Stale      int64 // connections that had been closed, or spoken on, while unused
+	Retried    int64 // requests sent again after their connection was closed under them
+	Fallback   int64 // requests that the fallback served
+	Idle       int64 // connections kept for later
+	Active     int64 // connections with a request on them
+}
+
+// New returns a transport. It dials and starts nothing.
+func New(o Options) *Transport {
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{KeepAlive: tcpKeepAlive}).DialContext
+	}
+	if o.MaxIdlePerHost == 0 {
+		o.MaxIdlePerHost = defaultMaxIdle
+	}
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = defaultIdleTimeout
+	}
+	if o.ConnectTimeout <= 0 {
+		o.ConnectTimeout = defaultConnect
+	}
+	if o.ContinueTimeout <= 0 {
+		o.ContinueTimeout = defaultContinue
+	}
+	if o.MaxResponseHeader <= 0 {
+		o.MaxResponseHeader = defaultMaxHeader
+	}
+	t := &Transport{o: o}
+	t.hosts[0], t.hosts[1] = map[string]*host{}, map[string]*host{}
+	t.readBuffers.New = func() any { return new([readBufferSize]byte) }
+	t.writeBuffers.New = func() any { return new([writeBufferSize]byte) }
+	return t
+}
+
+// Stats returns the counters.
+func (t *Transport) Stats() Stats {
+	c := &t.counters
+	return Stats{
+		Dials: c.dials.Load(), DialErrors: c.dialErrors.Load(), Reused: c.reused.Load(), Stale: c.stale.Load(),
+		Retried: c.retried.Load(), Fallback: c.fallback.Load(), Idle: c.idle.Load(), Active: c.active.Load(),
+	}
+}
+
+// RoundTrip implements http.RoundTripper. It returns when the answer's header
+// has come; the rest of a request body is sent meanwhile and after that, as
+// long as the answer's body is not at its end.
+//
+// A request without a body and with a safe method, or with an Idempotency-Key,
+// is sent a second time, on a new connection, if a connection that had served
+// before ended without one byte of an answer: the instance had most likely
+// closed it for being idle. Everything else is for the caller to decide by the
+// error: *ConnectError (nothing was sent), *LostError (the connection ended),
+// *ProtocolError (the answer is not valid), *RequestError (the request is
+// not), the context's cause, or the error of reading the request's body.
+//
+// The request's body is closed in all cases, perhaps after RoundTrip has
+// returned and while a Read of it is under way.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if !t.serves(req) {
+		return t.fallback(req)
+	}
+	ctx := req.Context()
+	e := exchange{t: t, req: req, ctx: ctx, trace: httptrace.ContextClientTrace(ctx)}
+	if err := e.prepare(); err != nil {
+		e.closeBody()
+		return nil, err
+	}
+	addr, secure := address(req), req.URL.Scheme == "https"
+	if e.trace != nil && e.trace.GetConn != nil {
+		e.trace.GetConn(addr)
+	}
+	fresh := false
+	for {
+		if ctx.Err() != nil {
+			e.closeBody()
+			return nil, context.Cause(ctx)
+		}
+		c, err := t.connection(ctx, addr, secure, fresh, e.trace)
+		if err == errHTTP2 {
+			return t.fallback(req)
+		}
+		if err != nil {
+			e.closeBody()
+			return nil, err
+		}
+		if !c.reused && fresh {
+			t.counters.retried.Add(1)
+		}
+		resp, err := e.run(c)
+		switch {
+		case err == nil:
+			return resp, nil
+		case err == errStale: // nothing was written
+			t.counters.stale.Add(1)
+		case !fresh && c.reused && e.repeatable(err):
+			fresh = true
+		default:
+			return nil, err
+		}
+	}
+}
+
+// repeatable reports whether a request that failed with err on a connection
+// that had served before may be sent again.
+func (e *exchange) repeatable(err error) bool {
+	var lost *LostError
+	if e.body != nil || !errors.As(err, &lost) || lost.Answered || e.ctx.Err() != nil {
+		return false
+	}
+	switch e.req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	_, key := e.req.Header["Idempotency-Key"]
+	_, old := e.req.Header["X-Idempotency-Key"]
+	return key || old
+}
+
+// serves reports whether the request is one for this transport.
+func (t *Transport) serves(req *http.Request) bool {
+	u := req.URL
+	if u == nil || u.Host == "" || req.Method == http.MethodConnect || req.Cancel != nil { //nolint:staticcheck // old callers set it
+		return false
+	}
+	switch u.Scheme {
+	case "http":
+	case "https":
+		if t.o.TLS == nil {
+			return false
+		}
+	default:
+		return false
+	}
+	for i := range len(u.Host) {
+		if c := u.Host[i]; c >= 0x80 || c == '%' || c == '@' {
+			return false // names to encode, zones
+		}
+	}
+	if _, ok := req.Header["Upgrade"]; ok {
+		return false
+	}
+	for _, v := range req.Header["Connection"] {
+		if hasToken(v, "upgrade") {
+			return false
+		}
+	}
+	return len(req.TransferEncoding) == 0 || len(req.TransferEncoding) == 1 && req.TransferEncoding[0] == "chunked"
+}
+
+func (t *Transport) fallback(req *http.Request) (*http.Response, error) {
+	if t.o.Fallback == nil {
+		closeBody(req)
+		return nil, ErrUnsupported
+	}
+	t.counters.fallback.Add(1)
+	return t.o.Fallback.RoundTrip(req)
+}
+
+// CloseIdleConnections closes the connections that no request uses. Those in
+// use are closed when their requests end. It does the same for the fallback.
+func (t *Transport) CloseIdleConnections() {
+	t.epoch.Add(1)
+	t.mu.RLock()
+	var all []*host
+	for _, hosts := range t.hosts {
+		for _, h := range hosts {
+			all = append(all, h)
+		}
+	}
+	t.mu.RUnlock()
+	for _, h := range all {
+		h.expire(time.Time{})
+	}
+	if c, ok := t.o.Fallback.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// address returns HOST:PORT of the request's URL.
+func address(req *http.Request) string {
+	h := req.URL.Host
+	if i := strings.LastIndexByte(h, ':'); i > strings.LastIndexByte(h, ']') {
+		if i < len(h)-1 {
+			return h
+		}
+		h = h[:i]
+	}
+	if req.URL.Scheme == "https" {
+		return h + ":443"
+	}
+	return h + ":80"
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		_ = req.Body.Close() // there is nobody to tell
+	}
+}
