@@ -319,7 +319,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 func (a *App) goDown(serving *group) error {
 	cfg := a.current.Load().config
 	a.draining.Store(true)
-	a.log.Info("draining", "delay", cfg.Shutdown.Delay, "grace", cfg.Shutdown.Grace)
+	a.log.Info("draining", "delay", cfg.Shutdown.Delay.String(), "grace", cfg.Shutdown.Grace.String())
 	err := serving.stop() // deregisters
 	if a.parts.ctx.Err() == nil {
 		// Balancers and other gateways need a moment to hear of it.
@@ -355,7 +355,7 @@ func (a *App) awaitReady(ctx context.Context) error {
 	for {
 		if ok, _ := a.readiness(); ok {
 			a.once.Do(func() { close(a.ready) })
-			a.log.Info("ready", "after", time.Since(a.started).Round(time.Millisecond))
+			a.log.Info("ready", "after", time.Since(a.started).Round(time.Millisecond).String())
 			return nil
 		}
 		select {

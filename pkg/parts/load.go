@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,6 +21,9 @@ type LoadOptions struct {
 	Workers int      // requests at once; 0: 4
 	Method  string   // empty: GET
 	Header  http.Header
+	// From is the address that the requests come from, as 127.0.0.2; empty:
+	// the system chooses, which is 127.0.0.1.
+	From string
 	// Pace is the time between two requests of one worker; 0: none.
 	Pace time.Duration
 	// Body, if set, makes the body of each request.
@@ -106,9 +110,13 @@ func startLoad(t testing.TB, o LoadOptions, n int64) *Load {
 	if o.Method == "" {
 		o.Method = http.MethodGet
 	}
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	if o.From != "" {
+		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(o.From)}
+	}
 	l := &Load{t: t, o: o, client: &http.Client{
 		Timeout:       time.Minute,
-		Transport:     &http.Transport{MaxIdleConnsPerHost: o.Workers, DisableCompression: true},
+		Transport:     &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: o.Workers, DisableCompression: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	l.tally = Tally{Status: map[int]int{}, Reasons: map[string]int{}, Instances: map[string]int{}}

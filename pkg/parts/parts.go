@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -65,7 +66,7 @@ type process struct {
 	// stdout and stderr are files that the part's output is appended to; empty:
 	// it is kept for the message of a failed start only.
 	stdout, stderr string
-	env            []string // beside the test's own
+	env            []string // beside the test's own, see plainEnvironment
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -78,9 +79,7 @@ func (p *process) start() {
 	out := &bytes.Buffer{}
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Stdout, cmd.Stderr = out, out
-	if len(p.env) > 0 {
-		cmd.Env = append(os.Environ(), p.env...)
-	}
+	cmd.Env = append(plainEnvironment(), p.env...)
 	if p.stdout != "" {
 		stdout, stderr := appendTo(p.t, p.stdout), appendTo(p.t, p.stderr)
 		defer stdout.Close() // the part has its own
@@ -114,6 +113,13 @@ func (p *process) start() {
 			p.t.Fatalf("%s was not ready in %v: %v\n%s%s", p.path, startPatience, err, out, tail(p.stderr))
 		}
 	}
+}
+
+// plainEnvironment is the test's own without what would configure a part.
+func plainEnvironment() []string {
+	return slices.DeleteFunc(os.Environ(), func(e string) bool {
+		return strings.HasPrefix(e, "PROCONSUL_") || strings.HasPrefix(e, "CONSUL_")
+	})
 }
 
 func (p *process) signal(s syscall.Signal) {
