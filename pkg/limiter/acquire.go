@@ -273,6 +273,10 @@ func (l *Limiter) settle(o *op, r reply, now instant) {
 	e := o.entry
 	e.div = 1
 	lost := e.birth != "" && r.birth != e.birth
+	if lost && deliberate(r.birth) {
+		e.forget()
+		lost = false
+	}
 	if lost {
 		// The key has lost its state, or outlived all that it held. What this
 		// replica still counts of its own has to be told again, and what it

@@ -170,9 +170,11 @@ func TestOutages(t *testing.T) {
 			go func() { result <- hit(ctx, p, ls, []int{3, 1}, 16*time.Millisecond) }()
 			wait(700 * time.Millisecond)
 			c.do(t, r, admin)
+			over := time.Now()
 			parts.Eventually(t, 5*time.Second, name+": the store did not come back", func() bool {
 				return ls[0].State().Up && ls[1].State().Up
 			})
+			back := time.Since(over)
 			wait(window)
 			cancel()
 			h := <-result
@@ -189,7 +191,7 @@ func TestOutages(t *testing.T) {
 			if local := h.sources[limiter.Local] > 0; c.local && !local {
 				t.Errorf("%s: nobody noticed: %v", name, h.sources)
 			}
-			t.Logf("%s: admitted %d, most %d, longest %v, %v", name, len(h.admitted), h.most(window), h.longest, h.sources)
+			t.Logf("%s: admitted %d, most %d, longest %v, shared again after %v, %v", name, len(h.admitted), h.most(window), h.longest, back, h.sources)
 		})
 	}
 }

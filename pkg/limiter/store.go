@@ -40,6 +40,8 @@ const (
 	probeEvery = 50 * time.Millisecond
 	beatEvery  = time.Second
 	silentFor  = 10 * time.Second // after which a replica is not counted any more
+
+	patientDials = 4096
 )
 
 // store runs calls in pipelines that form by themselves: each worker takes
@@ -52,6 +54,7 @@ type store struct {
 	timeout time.Duration
 	acquire *redis.Script
 	beat    *redis.Script
+	reset   *redis.Script
 
 	up    atomic.Bool
 	fails atomic.Int32
@@ -87,6 +90,7 @@ func newStore(o Redis, l *Limiter) (*store, error) {
 		timeout: timeout,
 		acquire: redis.NewScript(acquireLua),
 		beat:    redis.NewScript(heartbeatLua),
+		reset:   redis.NewScript(resetLua),
 		wake:    make(chan struct{}, 1),
 		down:    make(chan struct{}, 1),
 		closed:  true,
@@ -98,9 +102,10 @@ func newStore(o Redis, l *Limiter) (*store, error) {
 		// caller has been answered.
 		MaxRetries: -1, DialerRetries: 1,
 		DialTimeout: max(200*time.Millisecond, timeout), ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
-		ContextTimeoutEnabled:    true,
-		PoolSize:                 workers + 2,
-		MinIdleConns:             workers, // a new connection costs more round trips than a call may take
+		ContextTimeoutEnabled: true,
+		// After PoolSize dials that failed, go-redis tries once a second only.
+		// This is no number of connections: there are as many as calls at once.
+		PoolSize: patientDials, PipelinePoolSize: patientDials,
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
@@ -362,8 +367,7 @@ func (s *store) heartbeat(ctx context.Context) time.Duration {
 	hctx, cancel := context.WithTimeout(ctx, max(s.timeout, 50*time.Millisecond))
 	defer cancel()
 	started := time.Now()
-	raw, err := s.beat.Run(hctx, s.client, []string{"rl:{replicas}:seen", "rl:{replicas}:epoch"},
-		s.l.replica, silentFor.Milliseconds(), rand.Text()).StringSlice()
+	raw, err := s.sendHeartbeat(hctx)
 	took := time.Since(started)
 	if ctx.Err() != nil {
 		return probeEvery
@@ -397,6 +401,23 @@ func (s *store) heartbeat(ctx context.Context) time.Duration {
 		s.recover(ctx, lost)
 	}
 	return beatEvery
+}
+
+// sendHeartbeat runs heartbeat.lua as the calls are run, in a pipeline, so that
+// it finds or makes a connection that those will use.
+func (s *store) sendHeartbeat(ctx context.Context) ([]string, error) {
+	run := func(script func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd) ([]string, error) {
+		p := s.client.Pipeline()
+		cmd := script(ctx, p, []string{"rl:{replicas}:seen", "rl:{replicas}:epoch"},
+			s.l.replica, silentFor.Milliseconds(), rand.Text())
+		_, _ = p.Exec(ctx) // the command has its own error
+		return cmd.StringSlice()
+	}
+	raw, err := run(s.beat.EvalSha)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		raw, err = run(s.beat.Eval)
+	}
+	return raw, err
 }
 
 // recover tells the store what was admitted without it, and, where it has
