@@ -37,6 +37,11 @@ func (b *builder) canonicalise(c *Config) {
 			c.Consul.Token = Secret{}
 		}
 	}
+	for _, m := range c.Auth {
+		if m.APIKey != nil {
+			m.APIKey.Header = http.CanonicalHeaderKey(m.APIKey.Header)
+		}
+	}
 	for i := range c.Policies {
 		c.Policies[i].Middleware.canonicalise()
 	}

@@ -29,6 +29,9 @@ func (b *builder) check(c *Config) {
 		b.keyPair("redis.tls", *c.Redis.TLS)
 	}
 	b.checkRegistration(c)
+	b.methods = c.Methods()
+	b.checkConsumers(c)
+	b.checkMethods(c)
 	b.unique("policies", len(c.Policies), func(i int) string { return c.Policies[i].Name })
 	for i, p := range c.Policies {
 		b.plainName(join(at("policies", i), "name"), p.Name)

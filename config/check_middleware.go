@@ -10,6 +10,7 @@ import (
 
 // checkMiddleware checks the sections of a policy or route at path.
 func (b *builder) checkMiddleware(path string, m Middleware) {
+	b.checkAuth(join(path, "auth"), m.Auth)
 	if m.RateLimit != nil {
 		b.checkRateLimit(join(path, "rate_limit"), *m.RateLimit)
 	}
@@ -24,14 +25,14 @@ const maxLimits = 8
 
 func (b *builder) checkRateLimit(path string, l RateLimit) {
 	if by := join(path, "by"); b.sound(by) {
-		identities := []string{"client_ip", "route", "api_key"}
+		identities := []string{"client_ip", "route", "consumer", "api_key"}
 		name, header := headerKey(l.By)
 		switch {
 		case header && token(name):
 		case header:
 			b.bad(by, l.By, CodeHeader, "names no header", "write header(X-Name)")
 		case !slices.Contains(identities, l.By):
-			b.bad(by, l.By, CodeChoice, "is none of client_ip, route, api_key, header(NAME)", didYouMean(l.By, append(identities, "header(NAME)")))
+			b.bad(by, l.By, CodeChoice, "is none of client_ip, route, consumer, api_key, header(NAME)", didYouMean(l.By, append(identities, "header(NAME)")))
 		}
 	}
 	rate, limits := join(path, "rate"), join(path, "limits")

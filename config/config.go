@@ -22,6 +22,8 @@ type Config struct {
 	Consul       Consul       `yaml:"consul" restart:"yes"`       // how to reach the agent
 	Redis        Redis        `yaml:"redis" restart:"yes"`        // the store that replicas share limits through
 	Registration Registration `yaml:"registration" restart:"yes"` // the gateway as a service in Consul
+	Consumers    []Consumer   `yaml:"consumers"`                  // who may call, and by which credentials
+	Auth         []AuthMethod `yaml:"auth"`                       // named ways to find out who calls
 	Policies     []Policy     `yaml:"policies"`                   // named middleware settings
 	Upstreams    []Upstream   `yaml:"upstreams"`                  // services that need other settings than the defaults
 	Routes       []Route      `yaml:"routes"`                     // which requests go where
@@ -127,6 +129,82 @@ type Registration struct {
 	Meta    map[string]string `yaml:"meta"`    // service meta: at most 64 pairs
 }
 
+// Consumer is a caller that the gateway knows by name. Its credentials work
+// with every method of their kind, but for those of jwt, which name theirs.
+type Consumer struct {
+	Name    string          `yaml:"name" required:"true"` // for logs, limits and X-Consumer-Name
+	Groups  []string        `yaml:"groups"`               // that routes may ask for
+	APIKeys []APIKey        `yaml:"api_keys"`             // keys that are this consumer; several while one is replaced
+	Basic   []BasicLogin    `yaml:"basic"`                // names and passwords that are this consumer
+	JWT     []ConsumerClaim `yaml:"jwt"`                  // tokens that are this consumer, by a claim
+}
+
+// APIKey is an API key as the gateway stores it: proconsul keys new makes one.
+type APIKey struct {
+	ID     string `yaml:"id" required:"true"`     // tells keys apart in messages; no secret
+	SHA256 Secret `yaml:"sha256" required:"true"` // of the key, 64 hex digits
+}
+
+// BasicLogin is a user name and the bcrypt hash of its password.
+type BasicLogin struct {
+	Username string `yaml:"username" required:"true"` // without a colon
+	Bcrypt   Secret `yaml:"bcrypt" required:"true"`   // as htpasswd -nB makes it
+}
+
+// ConsumerClaim makes every token of a method with that claim a consumer's.
+type ConsumerClaim struct {
+	Method string `yaml:"method" required:"true"` // a method of auth with jwt
+	Claim  string `yaml:"claim" required:"true"`  // as azp or client_id
+	Equals string `yaml:"equals" required:"true"` // the claim's text, or one of its list
+}
+
+// AuthMethod is a named way to find out who calls: exactly one of its
+// sections. The methods api-key and basic exist without being written.
+type AuthMethod struct {
+	Name   string        `yaml:"name" required:"true"` // what routes ask for it by
+	APIKey *APIKeyMethod `yaml:"api_key"`              // a key in a header field or query parameter
+	JWT    *JWTMethod    `yaml:"jwt"`                  // a signed token of an issuer
+	Basic  *BasicMethod  `yaml:"basic"`                // user name and password (RFC 7617)
+}
+
+// APIKeyMethod says where the key stands.
+type APIKeyMethod struct {
+	Header string `yaml:"header"` // name of the field
+	Query  string `yaml:"query"`  // name of a parameter that may have the key instead; empty: none may
+}
+
+// BasicMethod asks for user name and password.
+type BasicMethod struct {
+	Realm string `yaml:"realm"` // what browsers show; empty: proconsul
+}
+
+// JWTMethod says which tokens are accepted (RFC 7519), from Authorization:
+// Bearer. Every token needs an expiry.
+type JWTMethod struct {
+	Issuer         string        `yaml:"issuer" required:"true"`                 // exactly what iss has to be
+	Audience       []string      `yaml:"audience"`                               // one of which aud has to hold; empty: any
+	Algorithms     []string      `yaml:"algorithms" required:"true"`             // RS256 to RS512, PS256 to PS512, ES256 to ES512, EdDSA, HS256 to HS512; whatever the token says
+	JWKSFile       string        `yaml:"jwks_file"`                              // file with the issuer's keys (RFC 7517), re-read on change
+	JWKSURI        string        `yaml:"jwks_uri"`                               // URL of the issuer's keys
+	Secret         Secret        `yaml:"secret"`                                 // for the HS algorithms, and only these, at least as long as the hash
+	Refresh        time.Duration `yaml:"refresh" min:"10s" max:"24h"`            // how often jwks_uri is fetched; old keys serve while the issuer is away
+	Cooldown       time.Duration `yaml:"cooldown" min:"1s" max:"1h"`             // between two fetches because of keys that are not known
+	ClockSkew      time.Duration `yaml:"clock_skew" max:"5m"`                    // that exp, nbf and iat may be off
+	MaxTokenBytes  Size          `yaml:"max_token_bytes" min:"256B" max:"64KiB"` // longer tokens are refused unread
+	RequiredClaims []Claim       `yaml:"required_claims"`                        // all of them
+	Scopes         []string      `yaml:"scopes"`                                 // all of which every token needs, in scope or scp
+	ConsumerClaim  string        `yaml:"consumer_claim"`                         // whose text names the caller where no consumer's jwt matches
+	ConsumerPrefix string        `yaml:"consumer_prefix"`                        // in front of that name, to tell issuers apart
+	GroupsClaim    string        `yaml:"groups_claim"`                           // whose list adds groups; empty: tokens bring none
+	ForwardClaims  []string      `yaml:"forward_claims"`                         // that instances get as X-Consumer-Claim-NAME
+}
+
+// Claim asks for a claim of a token.
+type Claim struct {
+	Name   string `yaml:"name" required:"true"` // of the claim
+	Equals string `yaml:"equals"`               // its text, or one of its list; empty: it only has to be there
+}
+
 // Policy is a named set of middleware settings that routes use.
 type Policy struct {
 	Name       string `yaml:"name" required:"true"` // what routes use it by
@@ -138,14 +216,29 @@ type Policy struct {
 // later policy's replaces an earlier one's. Every field is a pointer to a
 // section: Chain relies on it.
 type Middleware struct {
+	Auth      *Auth      `yaml:"auth"`       // who may pass
 	RateLimit *RateLimit `yaml:"rate_limit"` // how often a caller may pass
 	Headers   *Headers   `yaml:"headers"`    // what to set, add and remove
+}
+
+// Auth says who may pass. Without a valid credential the answer is 401, with
+// one that does not suffice 403. A credential that is not valid never passes
+// as none.
+type Auth struct {
+	Realm                string   `yaml:"realm"`                                    // of the challenges; empty: proconsul
+	AnyOf                []string `yaml:"any_of"`                                   // methods, one of which has to succeed
+	AllOf                []string `yaml:"all_of"`                                   // methods that all have to succeed; the first names the consumer
+	Anonymous            bool     `yaml:"anonymous"`                                // let pass who shows no credential at all
+	Consumers            []string `yaml:"consumers"`                                // only these; empty: all
+	Groups               []string `yaml:"groups"`                                   // one of which the consumer needs; empty: none
+	Scopes               []string `yaml:"scopes"`                                   // all of which the token needs
+	ForwardAuthorization string   `yaml:"forward_authorization" enum:"remove|keep"` // whether instances see the credentials that the methods read
 }
 
 // RateLimit limits how often an identity may pass. All limits of one section
 // are charged together or not at all.
 type RateLimit struct {
-	By           string  `yaml:"by"`                                      // client_ip | route | api_key | header(NAME)
+	By           string  `yaml:"by"`                                      // client_ip | route | consumer | api_key | header(NAME)
 	Rate         Limit   `yaml:"rate"`                                    // short for limits with one entry
 	Limits       []Limit `yaml:"limits"`                                  // COUNT/WINDOW, as "100/1m"
 	OnStoreError string  `yaml:"on_store_error" enum:"local|open|closed"` // without Redis: count here, let pass, or refuse

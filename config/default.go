@@ -104,6 +104,21 @@ func DefaultUpstream() Upstream {
 // read.
 func DefaultRateLimit() RateLimit { return RateLimit{By: "client_ip", OnStoreError: "local"} }
 
+// DefaultJWT returns what a jwt method has before its keys are read.
+func DefaultJWT() JWTMethod {
+	return JWTMethod{
+		Refresh:       10 * time.Minute,
+		Cooldown:      30 * time.Second,
+		ClockSkew:     30 * time.Second,
+		MaxTokenBytes: 8 << 10,
+		ConsumerClaim: "sub",
+	}
+}
+
+// DefaultAPIKey returns what an api_key method has before its keys are read,
+// and what the method api-key is that nobody wrote.
+func DefaultAPIKey() APIKeyMethod { return APIKeyMethod{Header: "X-Api-Key"} }
+
 // elementDefault returns a new value of type t as it is before its keys are
 // read. Only types that occur in lists or behind pointers have one that is not
 // the zero value; the others get theirs from Default.
@@ -118,6 +133,12 @@ func elementDefault(t reflect.Type) reflect.Value {
 		v = DefaultUpstream()
 	case reflect.TypeFor[RateLimit]():
 		v = DefaultRateLimit()
+	case reflect.TypeFor[Auth]():
+		v = Auth{ForwardAuthorization: "remove"}
+	case reflect.TypeFor[JWTMethod]():
+		v = DefaultJWT()
+	case reflect.TypeFor[APIKeyMethod]():
+		v = DefaultAPIKey()
 	case reflect.TypeFor[Static]():
 		v = Static{Weight: 1}
 	case reflect.TypeFor[AdminToken]():

@@ -17,7 +17,7 @@ const mask = "***"
 // also where the key itself is a mistake.
 var sensitive = regexp.MustCompile("(?i)" + sensitiveNames)
 
-const sensitiveNames = `(?:token|secret|passw|passphrase|credential|authorization|cookie|api[-_]?key|private[-_]?key|signature|session)`
+const sensitiveNames = `(?:token|secret|passw|passphrase|credential|authorization|cookie|api[-_]?key|private[-_]?key|signature|session|sha256|bcrypt)`
 
 // isSensitive reports whether a value under the key must not be shown. A
 // *_file key holds a path.

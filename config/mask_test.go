@@ -27,6 +27,19 @@ redis:
   password: |
     hunter2
   db: 0
+consumers:
+  - name: c
+    api_keys:
+      - {id: c-1, sha256: hunter2}
+    basic:
+      - username: c
+        bcrypt: hunter2
+auth:
+  - name: own
+    jwt:
+      issuer: own
+      algorithms: [HS256]
+      secret: hunter2
 policies:
   - name: p
     headers:

@@ -29,7 +29,8 @@ type builder struct {
 	broken  map[string]bool   // paths of sections that are no mappings
 	fields  map[reflect.Type][]field
 	nodes   int
-	stopped bool // a bound was passed
+	methods []AuthMethod // all there are, for references
+	stopped bool         // a bound was passed
 }
 
 // place is where a key path stands.

@@ -1,6 +1,6 @@
 // Package ratelimit limits how often an identity may pass a route: a client's
-// address, an API key, any header field, or everybody together. Its settings
-// are config.RateLimit.
+// address, a consumer, an API key, any header field, or everybody together. Its
+// settings are config.RateLimit.
 //
 // A request above the limit is answered 429 with a Retry-After after which it
 // passes, if nobody else was faster. Every answer tells what is left, as
@@ -9,8 +9,8 @@
 // limits; what an instance says of limits of its own does not pass, because
 // the client could not tell the two apart. hide_headers turns both off.
 //
-// A request without the key or header that it is counted by is counted by its
-// client's address, never together with others that lack it too.
+// A request without the consumer, key or header that it is counted by is
+// counted by its client's address, never together with others that lack it too.
 package ratelimit
 
 import (
@@ -122,13 +122,15 @@ func by(name string) (func(*http.Request, *middleware.Exchange) string, error) {
 		return address, nil
 	case name == "route":
 		return func(*http.Request, *middleware.Exchange) string { return "route" }, nil
+	case name == "consumer":
+		return consumer, nil
 	case name == "api_key":
 		return field("X-API-Key", "api_key:"), nil
 	case isHeader && strings.HasSuffix(header, ")") && len(header) > 1:
 		header = http.CanonicalHeaderKey(strings.TrimSpace(strings.TrimSuffix(header, ")")))
 		return field(header, "header:"+header+":"), nil
 	}
-	return nil, fmt.Errorf("cannot limit by %q (have: client_ip, route, api_key, header(NAME))", name)
+	return nil, fmt.Errorf("cannot limit by %q (have: client_ip, route, consumer, api_key, header(NAME))", name)
 }
 
 func field(name, prefix string) func(*http.Request, *middleware.Exchange) string {
@@ -139,6 +141,15 @@ func field(name, prefix string) func(*http.Request, *middleware.Exchange) string
 		}
 		return address(r, ex)
 	}
+}
+
+// consumer identifies a request by who was authenticated, whichever of their
+// credentials they showed.
+func consumer(r *http.Request, ex *middleware.Exchange) string {
+	if ex != nil && ex.Consumer != "" {
+		return "consumer:" + ex.Consumer
+	}
+	return address(r, ex)
 }
 
 // address identifies a request by its client's address: all of an IPv4

@@ -40,8 +40,9 @@ func perMinute(count int) config.RateLimit {
 
 // visitor is a client of the middleware under test.
 type visitor struct {
-	ip     string
-	header http.Header
+	ip       string
+	header   http.Header
+	consumer string
 }
 
 // visit sends a request and returns the answer and the account of it.
@@ -52,6 +53,7 @@ func visit(t testing.TB, mw middleware.Middleware, v visitor, h http.Handler) (*
 	if v.ip != "" {
 		ex.ClientIP = netip.MustParseAddr(v.ip)
 	}
+	ex.Consumer = v.consumer
 	r := httptest.NewRequest("GET", "/", nil)
 	if v.header != nil {
 		r.Header = v.header
@@ -124,12 +126,16 @@ func TestWhoIsCountedTogether(t *testing.T) {
 		{"one /64", "client_ip", visitor{ip: "2001:db8:1:2::1"}, visitor{ip: "2001:db8:1:2:ffff::9"}, true},
 		{"two /64", "client_ip", visitor{ip: "2001:db8:1:2::1"}, visitor{ip: "2001:db8:1:3::1"}, false},
 		{"the route", "route", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, true},
-		{"one key from two addresses", "api_key", visitor{"192.0.2.1", h("X-API-Key", "k")}, visitor{"192.0.2.2", h("X-API-Key", "k")}, true},
-		{"two keys from one address", "api_key", visitor{"192.0.2.1", h("X-API-Key", "k")}, visitor{"192.0.2.1", h("X-API-Key", "l")}, false},
+		{"one key from two addresses", "api_key", visitor{ip: "192.0.2.1", header: h("X-API-Key", "k")}, visitor{ip: "192.0.2.2", header: h("X-API-Key", "k")}, true},
+		{"two keys from one address", "api_key", visitor{ip: "192.0.2.1", header: h("X-API-Key", "k")}, visitor{ip: "192.0.2.1", header: h("X-API-Key", "l")}, false},
 		{"no key, two addresses", "api_key", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, false},
-		{"no key, one address", "api_key", visitor{ip: "192.0.2.1"}, visitor{"192.0.2.1", h("X-API-Key", "")}, true},
-		{"a key is no address", "api_key", visitor{ip: "192.0.2.1"}, visitor{"192.0.2.2", h("X-API-Key", "192.0.2.1")}, false},
-		{"one header value", "header(x-tenant)", visitor{"192.0.2.1", h("X-Tenant", "t")}, visitor{"192.0.2.2", h("X-Tenant", "t")}, true},
+		{"no key, one address", "api_key", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.1", header: h("X-API-Key", "")}, true},
+		{"a key is no address", "api_key", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2", header: h("X-API-Key", "192.0.2.1")}, false},
+		{"one consumer from two addresses", "consumer", visitor{ip: "192.0.2.1", consumer: "acme"}, visitor{ip: "192.0.2.2", consumer: "acme"}, true},
+		{"two consumers from one address", "consumer", visitor{ip: "192.0.2.1", consumer: "acme"}, visitor{ip: "192.0.2.1", consumer: "other"}, false},
+		{"no consumer, two addresses", "consumer", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, false},
+		{"a consumer is no address", "consumer", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2", consumer: "192.0.2.1"}, false},
+		{"one header value", "header(x-tenant)", visitor{ip: "192.0.2.1", header: h("X-Tenant", "t")}, visitor{ip: "192.0.2.2", header: h("X-Tenant", "t")}, true},
 		{"no header, two addresses", "header(X-Tenant)", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, false},
 	}
 	for _, tt := range tests {
