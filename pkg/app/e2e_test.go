@@ -127,6 +127,16 @@ func instanceOf(r *parts.Replica, upstream, id string) admin.Instance {
 	return admin.Instance{}
 }
 
+// upstreamOf returns the row of that upstream; the zero row where there is none.
+func upstreamOf(s admin.Status, name string) admin.Upstream {
+	for _, u := range s.Upstreams {
+		if u.Name == name {
+			return u
+		}
+	}
+	return admin.Upstream{}
+}
+
 // TestPoolFollowsWithinMilliseconds measures the time from Consul's word to
 // the pool: from the return of the PUT that changed something until a replica
 // shows it.
