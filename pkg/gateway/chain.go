@@ -20,6 +20,11 @@ import (
 type step struct {
 	name  string
 	build func(b buildInput) (middleware.Middleware, error)
+
+	// explain says what the step would do with a request, without doing it;
+	// nil: it lets every request pass and there is nothing to say. It is asked
+	// only where build returns a middleware.
+	explain func(b buildInput, q *asked) Step
 }
 
 // buildInput is what a step is built from.
@@ -34,36 +39,36 @@ type buildInput struct {
 func steps() []step {
 	return []step{
 		// First, so that every line, error and attempt carries the id.
-		{"request_id", func(buildInput) (middleware.Middleware, error) { return requestid.New(), nil }},
+		{"request_id", func(buildInput) (middleware.Middleware, error) { return requestid.New(), nil }, explainRequestID},
 		// Outside recovery: a request that panics is logged with its 500.
 		{"access_log", func(b buildInput) (middleware.Middleware, error) {
 			if b.deps.AccessLog == nil {
 				return nil, nil
 			}
 			return accesslog.New(b.deps.AccessLog), nil
-		}},
+		}, nil},
 		// Outside recovery for the same reason, inside the log so that the
 		// log's own cost is not counted as the request's.
 		{"metrics", func(b buildInput) (middleware.Middleware, error) {
 			name, upstream := b.names()
 			return metrics.New(b.deps.Metrics, name, upstream), nil
-		}},
+		}, nil},
 		// Outside all that may panic, inside all that must see the outcome.
-		{"recovery", func(b buildInput) (middleware.Middleware, error) { return recovery.New(b.deps.Log), nil }},
+		{"recovery", func(b buildInput) (middleware.Middleware, error) { return recovery.New(b.deps.Log), nil }, nil},
 		// Outside the limiter, so that rules on answers reach its 429 too.
 		{"headers", func(b buildInput) (middleware.Middleware, error) {
 			if b.settings.Headers == nil {
 				return nil, nil
 			}
 			return headers.New(*b.settings.Headers)
-		}},
+		}, explainHeaders},
 		// Innermost: nothing is charged for a request that is refused anyway.
 		{"rate_limit", func(b buildInput) (middleware.Middleware, error) {
 			if b.settings.RateLimit == nil {
 				return nil, nil
 			}
 			return ratelimit.New(b.route.Name, *b.settings.RateLimit, b.deps.Limiter, b.deps.Metrics.RateLimitDecision)
-		}},
+		}, explainRateLimit},
 	}
 }
 

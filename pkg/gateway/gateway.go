@@ -53,6 +53,7 @@ func Build(cfg *config.Config, d Deps) (*Table, error) {
 	// Requests that match no route go through the same chain, without the
 	// steps that only a route can ask for.
 	t.refuse, err = chain(cfg, nil, d, http.HandlerFunc(refuse))
+	t.deps = d
 	return t, err
 }
 
@@ -69,7 +70,7 @@ func buildRoute(cfg *config.Config, rc *config.Route, d Deps) (*Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Route{Config: *rc, pattern: p, handler: handler}, nil
+	return &Route{Config: *rc, settings: cfg.Chain(*rc), pattern: p, handler: handler}, nil
 }
 
 // destination is what stands at the end of a route's chain.
@@ -81,26 +82,34 @@ func destination(rc *config.Route, d Deps) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return proxy.New(up, proxy.RouteOptions{
+	return proxy.New(up, proxyOptions(rc)), nil
+}
+
+func proxyOptions(rc *config.Route) proxy.RouteOptions {
+	return proxy.RouteOptions{
 		Name:    rc.Name,
 		Strip:   rc.Upstream.Strip,
 		Prepend: rc.Upstream.Prepend,
 		Host:    rc.Upstream.Host,
 		Timeout: rc.Upstream.Timeout,
-	}), nil
+	}
 }
 
 // redirect answers with a Location in which {path} and {query} are those of
 // the request; {query} brings its own question mark.
 func redirect(c config.Redirect) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		query := ""
-		if r.URL.RawQuery != "" {
-			query = "?" + r.URL.RawQuery
-		}
-		w.Header().Set("Location", strings.NewReplacer("{path}", r.URL.EscapedPath(), "{query}", query).Replace(c.To))
+		w.Header().Set("Location", location(c, r))
 		w.WriteHeader(c.Code)
 	})
+}
+
+func location(c config.Redirect, r *http.Request) string {
+	query := ""
+	if r.URL.RawQuery != "" {
+		query = "?" + r.URL.RawQuery
+	}
+	return strings.NewReplacer("{path}", r.URL.EscapedPath(), "{query}", query).Replace(c.To)
 }
 
 // Handler serves requests by the current table. It is safe for concurrent use.

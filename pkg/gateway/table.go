@@ -17,9 +17,10 @@ import (
 
 // Route is one compiled route: what it matches and the chain that serves it.
 type Route struct {
-	Config  config.Route
-	pattern pattern
-	handler http.Handler
+	Config   config.Route
+	settings config.Middleware // of its chain
+	pattern  pattern
+	handler  http.Handler
 }
 
 // ServeHTTP runs the route's chain. Route is an http.Handler so that mux can
@@ -40,6 +41,7 @@ type Table struct {
 	any   *hostTable
 
 	refuse http.Handler // the chain of requests that no route serves
+	deps   Deps
 }
 
 type wildHost struct {
@@ -142,19 +144,27 @@ var matches = sync.Pool{New: func() any { return new(mux.RouteMatch) }}
 // match finds the route for a request whose URL path is canonical. Where only
 // the method differs it returns the methods that would match instead.
 func (t *Table) match(r *http.Request, host string) (rt *Route, allow []string) {
-	path := r.URL.EscapedPath()
-	if p := matchPath(path); p != path {
-		u := *r.URL
-		setPath(&u, p)
-		clone := *r // only for matching: mux reads it and keeps nothing
-		clone.URL = &u
-		r = &clone
-	}
+	r = matchable(r)
 	rt, mismatch := t.lookup(r, host)
 	if mismatch {
 		allow = t.allowed(r, host)
 	}
 	return rt, allow
+}
+
+// matchable returns the request as routes see it: r itself, or a copy that
+// only matching may read.
+func matchable(r *http.Request) *http.Request {
+	path := r.URL.EscapedPath()
+	p := matchPath(path)
+	if p == path {
+		return r
+	}
+	u := *r.URL
+	setPath(&u, p)
+	clone := *r // mux reads it and keeps nothing
+	clone.URL = &u
+	return &clone
 }
 
 // lookup asks the routers that can know the request, the most specific host

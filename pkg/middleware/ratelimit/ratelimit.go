@@ -45,20 +45,7 @@ func New(routeName string, cfg config.RateLimit, lim *limiter.Limiter, onDecisio
 	if lim == nil {
 		return nil, errors.New("a rate limit needs a limiter")
 	}
-	identify, err := by(cfg.By)
-	if err != nil {
-		return nil, err
-	}
-	mode, err := limiter.ParseMode(cfg.OnStoreError)
-	if err != nil {
-		return nil, err
-	}
-	// Leased is exact where limits are small, and bounded where they are not.
-	s := limiter.Settings{Name: routeName, OnStoreError: mode, Precision: limiter.Leased}
-	for _, l := range cfg.Limits {
-		s.Limits = append(s.Limits, limiter.Limit{Count: l.Count, Window: l.Window})
-	}
-	p, err := limiter.NewPolicy(s)
+	p, identify, err := compile(routeName, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -85,18 +72,43 @@ func New(routeName string, cfg config.RateLimit, lim *limiter.Limiter, onDecisio
 				told.stamp() // where the handler left the header to the server
 				return
 			}
-			refusal := problem.New(problem.RateLimited, "", nil)
-			if word == failClosed {
-				refusal = problem.New(problem.LimiterUnavailable, "", nil)
-			}
-			refusal.RetryAfter = d.RetryAfter
 			if !t.hidden {
 				f := t.fields(&d)
 				f.set(w.Header())
 			}
-			problem.Write(w, r, refusal)
+			problem.Write(w, r, refusal(&d))
 		})
 	}, nil
+}
+
+// refusal is the answer to a request that was not allowed.
+func refusal(d *limiter.Decision) *problem.Error {
+	p := problem.New(problem.RateLimited, "", nil)
+	if d.Source == limiter.Closed {
+		p = problem.New(problem.LimiterUnavailable, "", nil)
+	}
+	p.RetryAfter = d.RetryAfter
+	return p
+}
+
+// compile returns what a route's requests are counted by: the policy, and how
+// to tell requests apart.
+func compile(routeName string, cfg config.RateLimit) (*limiter.Policy, func(*http.Request, *middleware.Exchange) string, error) {
+	identify, err := by(cfg.By)
+	if err != nil {
+		return nil, nil, err
+	}
+	mode, err := limiter.ParseMode(cfg.OnStoreError)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Leased is exact where limits are small, and bounded where they are not.
+	s := limiter.Settings{Name: routeName, OnStoreError: mode, Precision: limiter.Leased}
+	for _, l := range cfg.Limits {
+		s.Limits = append(s.Limits, limiter.Limit{Count: l.Count, Window: l.Window})
+	}
+	p, err := limiter.NewPolicy(s)
+	return p, identify, err
 }
 
 func verdict(d *limiter.Decision) string {
