@@ -15,8 +15,9 @@ const (
 	EventLeft          EventKind = "left"           // an instance was deregistered
 	EventStatusChanged EventKind = "status_changed" // Consul gave it another status
 	EventEjected       EventKind = "ejected"        // our own traffic, or an operator, took it out
-	EventProbeFailed   EventKind = "probe_failed"   // it stays ejected
-	EventRestored      EventKind = "restored"       // it is no longer ejected
+	EventAside         EventKind = "set_aside"      // it seems dead, but no more may be ejected
+	EventProbeFailed   EventKind = "probe_failed"   // it stays ejected, or aside
+	EventRestored      EventKind = "restored"       // it is no longer ejected, or aside
 	EventDisproved     EventKind = "disproved"      // it served against Consul's word and failed
 	EventDrained       EventKind = "drained"        // an operator took it out
 	EventUndrained     EventKind = "undrained"      // an operator let it in again

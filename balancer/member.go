@@ -25,6 +25,7 @@ type Member struct {
 	lastError atomic.Int64  // when the last connection error was, since pool.born; 0: never
 	refusedAt atomic.Int64  // when an ejection was last refused, since pool.born
 	ejected   atomic.Bool
+	aside     atomic.Bool // see StateAside
 	doubted   atomic.Bool // it serves although Consul calls it critical
 	ratio     ratio
 	latency   atomic.Pointer[histogram] // made by the first outcome
@@ -71,6 +72,9 @@ const (
 	StateMaintenance              // out by the service's operator
 	StateDrained                  // out by a weight of 0, or by an operator of ours
 	StateLeaving                  // deregistered, with requests still in flight
+	// StateAside is that of a member which our own traffic finds dead when no
+	// more may be ejected: it serves only where all others are found so too.
+	StateAside
 )
 
 // String returns the state's word on pages and in labels.
@@ -88,6 +92,8 @@ func (s State) String() string {
 		return "maintenance"
 	case StateDrained:
 		return "drained"
+	case StateAside:
+		return "aside"
 	default:
 		return "leaving"
 	}

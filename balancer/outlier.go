@@ -16,6 +16,9 @@ const (
 	// the pool's lock alone.
 	refusedPause = 100 * time.Millisecond
 
+	// asideFor is the gap between two probes of a member that is set aside.
+	asideFor = time.Second
+
 	// goodConduct is how many times EjectFor a member has to stay in the pool
 	// for its next ejection to be one step shorter.
 	goodConduct = 3
@@ -28,6 +31,9 @@ func (p *Pool) score(m *Member, epoch uint32, result Result, now time.Duration) 
 		m.ratio.add(now, o.Window, result != Success)
 	}
 	if result == Success {
+		if m.aside.Load() { // it served as a last resort
+			p.proved(m, epoch)
+		}
 		// Looked at first: writing would take the cache line from everybody.
 		if m.failRow.Load() != 0 {
 			m.failRow.Store(0)
@@ -49,7 +55,7 @@ func (p *Pool) score(m *Member, epoch uint32, result Result, now time.Duration) 
 		m.errorRow.Store(0) // it answered
 	}
 
-	if o.Disabled || m.ejected.Load() {
+	if o.Disabled || m.ejected.Load() || m.aside.Load() {
 		return
 	}
 	if at := m.refusedAt.Load(); at != 0 && now-time.Duration(at) < refusedPause {
@@ -57,26 +63,39 @@ func (p *Pool) score(m *Member, epoch uint32, result Result, now time.Duration) 
 	}
 	switch {
 	case o.ConsecutiveErrors > 0 && int(errs) >= o.ConsecutiveErrors:
-		p.eject(m, epoch, fmt.Sprintf("%d connection errors in a row, last %s", errs, result))
+		p.eject(m, epoch, true, fmt.Sprintf("%d connection errors in a row, last %s", errs, result))
 	case o.ConsecutiveFailures > 0 && int(fails) >= o.ConsecutiveFailures:
-		p.eject(m, epoch, fmt.Sprintf("%d failures in a row, last %s", fails, result))
+		p.eject(m, epoch, false, fmt.Sprintf("%d failures in a row, last %s", fails, result))
 	case o.FailureRate > 0:
 		requests, failures := m.ratio.sum(now, o.Window)
 		if requests >= max(1, o.MinRequests) && failures*100 >= o.FailureRate*requests {
-			p.eject(m, epoch, fmt.Sprintf("%d of %d requests in %v failed", failures, requests, o.Window))
+			p.eject(m, epoch, false, fmt.Sprintf("%d of %d requests in %v failed", failures, requests, o.Window))
 		}
 	}
 }
 
-// eject takes a member out, if it still is in and as many may be out.
-func (p *Pool) eject(m *Member, epoch uint32, reason string) {
+// eject takes a member out, if it still is in and as many may be out. One that
+// seems dead, rather than sick, is set aside where no more may be out: three
+// answers that never came are worth nothing to the client of the fourth, and
+// their retries would eat the budget of those that can be saved.
+func (p *Pool) eject(m *Member, epoch uint32, dead bool, reason string) {
 	p.mu.Lock()
 	defer p.unlock()
 	now := p.now()
 	if m.epoch.Load() != epoch || m.ejected.Load() || !p.has(m) || !m.instance.Load().Usable() {
 		return
 	}
-	if p.ejected >= p.settings.Load().Outlier.allowed(p.usable) {
+	o := &p.settings.Load().Outlier
+	switch {
+	case p.ejected < o.allowed(p.usable):
+	case dead && p.usable > 1 && o.MaxEjected > 0:
+		m.aside.Store(true)
+		m.epoch.Add(1)
+		m.ejectReason, m.ejectedUntil = reason, now+asideFor
+		p.tell(Event{Kind: EventAside, Instance: m.Instance(), Reason: reason, Until: p.clock(m.ejectedUntil)})
+		p.rebuild(now)
+		return
+	default:
 		m.refusedAt.Store(int64(now))
 		return
 	}
@@ -102,6 +121,7 @@ func (p *Pool) takeOut(m *Member, now, d time.Duration, reason string) {
 	m.ejections++
 	p.ejections++
 	m.ejected.Store(true)
+	m.aside.Store(false)
 	m.epoch.Add(1)
 	m.ejectReason = reason
 	m.ejectedUntil = now + d
@@ -119,9 +139,22 @@ func (o *Outlier) ejectionTime(n int) time.Duration {
 	return d - time.Duration(rand.Int64N(int64(d/10)+1))
 }
 
-// letIn ends m's ejection. It is called under p.mu.
+// proved lets in a member that was set aside and answered all the same.
+func (p *Pool) proved(m *Member, epoch uint32) {
+	p.mu.Lock()
+	defer p.unlock()
+	if m.epoch.Load() != epoch || !m.aside.Load() || !p.has(m) {
+		return
+	}
+	now := p.now()
+	p.letIn(m, now, "it answered")
+	p.rebuild(now)
+}
+
+// letIn ends m's ejection, or its time aside. It is called under p.mu.
 func (p *Pool) letIn(m *Member, now time.Duration, reason string) {
 	m.ejected.Store(false)
+	m.aside.Store(false)
 	m.ejectedUntil, m.ejectReason, m.restoredAt, m.probing = 0, "", now, false
 	p.forgive(m)
 	p.startRamp(m, now)
@@ -156,12 +189,12 @@ func (p *Pool) Eject(id string, d time.Duration, reason string) bool {
 }
 
 // Restore lets an ejected instance in at once, unproved, at an operator's word.
-// It reports whether the instance was ejected.
+// It reports whether the instance was ejected, or set aside.
 func (p *Pool) Restore(id, reason string) bool {
 	p.mu.Lock()
 	defer p.unlock()
 	m := p.members[id]
-	if m == nil || !m.ejected.Load() {
+	if m == nil || !m.ejected.Load() && !m.aside.Load() {
 		return false
 	}
 	now := p.now()

@@ -482,3 +482,80 @@ func TestRunJoinsItsProbes(t *testing.T) {
 		}
 	})
 }
+
+// Two of three are dead, and only one may be ejected: the third does the work
+// all the same, nobody is asked in vain, and whoever is back serves again.
+func TestDeadBeyondTheShareAreSetAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var pr prober
+		pr.down.Store(true)
+		var rec recorder
+		p := newPool(t, balancer.Options{Probe: pr.probe, OnEvent: rec.hook,
+			Outlier: balancer.Outlier{ConsecutiveErrors: 3, ConsecutiveFailures: 5, EjectFor: time.Hour, MaxEjected: 50, Panic: 50}}, instances(3)...)
+		run(t, p)
+		fail(t, p, "a", balancer.Refused, 3)
+		fail(t, p, "b", balancer.Timeout, 3)
+		if got := share(t, p, 30); got["c"] != 30 {
+			t.Fatalf("picked %v", got)
+		}
+		if m := member(t, p, "b"); m.State != balancer.StateAside || m.Serving || m.EjectReason == "" || m.EjectedUntil.IsZero() {
+			t.Errorf("b: %+v", m)
+		}
+		if s := p.Stats(); s.Ejected != 1 || s.Panic {
+			t.Errorf("stats %+v", s)
+		}
+
+		// The last one goes too: then those that were set aside are as good.
+		fail(t, p, "c", balancer.Reset, 3)
+		for range 4 {
+			pick(t, p, balancer.Canceled)
+		}
+		if b, c := member(t, p, "b"), member(t, p, "c"); !b.Serving || !c.Serving || member(t, p, "a").Serving {
+			t.Errorf("all are dead: %+v %+v", b, c)
+		}
+		// An answer is proof enough, and whoever gives none waits for it again.
+		first := pick(t, p, balancer.Success)
+		if first.State() != balancer.StateServing {
+			t.Errorf("%s has answered: %v", first.ID(), first.State())
+		}
+		if got := share(t, p, 30); got[first.ID()] != 30 {
+			t.Errorf("only %s is alive: picked %v", first.ID(), got)
+		}
+		pr.down.Store(false)
+		time.Sleep(2 * time.Second)
+		pr.down.Store(true)
+
+		fail(t, p, "b", balancer.Refused, 3)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if member(t, p, "b").State != balancer.StateAside {
+			t.Error("let in although its probes fail")
+		}
+		pr.down.Store(false)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if m := member(t, p, "b"); m.State != balancer.StateServing {
+			t.Errorf("its probe passed: %+v", m)
+		}
+
+		// One that answers badly is not dead: the share is there for it.
+		fail(t, p, "c", balancer.ServerError, 5)
+		if m := member(t, p, "c"); m.State != balancer.StateServing {
+			t.Errorf("c answers: %+v", m)
+		}
+		for range 3 {
+			time.Sleep(time.Second) // what was refused is not tried again at once
+			fail(t, p, "c", balancer.Refused, 1)
+		}
+		if m := member(t, p, "c"); m.State != balancer.StateAside {
+			t.Errorf("c is dead: %+v", m)
+		}
+		p.Set(snapshot(instances(2)...))
+		if got := share(t, p, 10); got["b"] != 10 {
+			t.Errorf("picked %v", got)
+		}
+		if !strings.Contains(strings.Join(rec.take(), "\n"), "set_aside") {
+			t.Error("nobody was told")
+		}
+	})
+}

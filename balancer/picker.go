@@ -64,17 +64,17 @@ func (p *Pool) rebuild(now time.Duration) {
 
 	var trusted, ejected, suspects, critical []*Member
 	held := 0
-	p.counts = counts{}
+	p.counts, p.aside = counts{}, 0
 	for _, m := range p.order {
 		in := m.instance.Load()
 		p.counts.status(in.Status)
 		if m.heldUntil > 0 && m.heldUntil <= now {
 			m.heldUntil = 0
 		}
-		if m.ejected.Load() && s.Outlier.Disabled {
+		if (m.ejected.Load() || m.aside.Load()) && s.Outlier.Disabled {
 			p.letIn(m, now, "ejection was disabled")
 		}
-		if m.ejected.Load() && s.Outlier.NoProbe && m.ejectedUntil <= now {
+		if (m.ejected.Load() || m.aside.Load()) && s.Outlier.NoProbe && m.ejectedUntil <= now {
 			p.letIn(m, now, "its time is up")
 		}
 		m.usable = in.Usable() || m.heldUntil > 0
@@ -96,6 +96,13 @@ func (p *Pool) rebuild(now time.Duration) {
 			trusted = append(trusted, m)
 			held++
 			soon(m.heldUntil)
+		case m.usable && m.aside.Load():
+			m.state.Store(uint32(StateAside))
+			trusted = append(trusted, m)
+			p.aside++
+			if m.ejectedUntil > now {
+				soon(m.ejectedUntil)
+			}
 		case m.usable:
 			m.state.Store(uint32(StateServing))
 			trusted = append(trusted, m)
@@ -129,7 +136,7 @@ func (p *Pool) rebuild(now time.Duration) {
 			serving = append(serving, tier...)
 		}
 	}
-	p.serve(serving, s)
+	p.serve(preferred(serving), s)
 
 	p.usable, p.ejected, p.held = len(trusted)+len(ejected), len(ejected), held
 	if on := len(serving) > len(trusted); on != p.panic {
@@ -149,6 +156,16 @@ func (p *Pool) rebuild(now time.Duration) {
 	case p.wake <- struct{}{}:
 	default: // Run will look anyway
 	}
+}
+
+// preferred returns those of members that are not set aside, or all where
+// every one is.
+func preferred(members []*Member) []*Member {
+	alive := slices.DeleteFunc(slices.Clone(members), func(m *Member) bool { return m.aside.Load() })
+	if len(alive) == 0 {
+		return members
+	}
+	return alive
 }
 
 // panicLevel says who serves beside the trusted members. Ejection is our own

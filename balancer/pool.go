@@ -34,6 +34,7 @@ type Pool struct {
 	counts     counts
 	usable     int // trusted and ejected members
 	ejected    int
+	aside      int
 	held       int
 	ejections  uint64 // ever
 	guarded    bool
@@ -191,7 +192,7 @@ func (p *Pool) change(m *Member, in *discovery.Instance, now time.Duration) (dro
 		// The id was registered anew: the counters are its history, the
 		// ejection was about a process that is gone.
 		m.disproved, m.ejections, m.usable, m.lastWeight = false, 0, false, 0
-		if m.ejected.Load() {
+		if m.ejected.Load() || m.aside.Load() {
 			p.letIn(m, now, "its address changed")
 		} else {
 			p.forgive(m)
@@ -217,6 +218,7 @@ func (p *Pool) leave(m *Member) {
 	m.serving, m.weight, m.usable, m.drained, m.ramping = false, 0, false, false, false
 	m.heldUntil, m.ejectedUntil, m.ejectReason, m.ejections, m.probing = 0, 0, "", 0, false
 	m.ejected.Store(false)
+	m.aside.Store(false)
 	m.doubted.Store(false)
 	p.forgive(m)
 	p.forget()

@@ -63,9 +63,10 @@ func (p *Pool) advance() (due []probing, wait time.Duration) {
 	if p.due > 0 && p.due <= now {
 		p.rebuild(now)
 	}
-	if p.ejected > 0 && !p.settings.Load().Outlier.NoProbe {
+	if p.ejected+p.aside > 0 && !p.settings.Load().Outlier.NoProbe {
 		for _, m := range p.order {
-			if p.probing < maxProbes && State(m.state.Load()) == StateEjected && !m.probing && m.ejectedUntil <= now {
+			out := m.State() == StateEjected || m.State() == StateAside
+			if p.probing < maxProbes && out && !m.probing && m.ejectedUntil <= now {
 				m.probing = true
 				p.probing++
 				due = append(due, probing{m, m.epoch.Load()})
@@ -94,10 +95,12 @@ func (p *Pool) probe(ctx context.Context, d probing) {
 	now := p.now()
 	switch {
 	case ctx.Err() != nil: // Run ends; the answer is that of its end
-	case m.epoch.Load() != d.epoch || !m.ejected.Load() || !p.has(m):
+	case m.epoch.Load() != d.epoch || !m.ejected.Load() && !m.aside.Load() || !p.has(m):
 		// Restored, registered anew or gone meanwhile.
 	case err == nil:
 		p.letIn(m, now, "its probe passed")
+	case m.aside.Load():
+		m.ejectedUntil = now + asideFor
 	default:
 		o := p.settings.Load().Outlier
 		m.ejections++

@@ -30,7 +30,7 @@ type MemberStatus struct {
 
 	Joined       time.Time // first seen in this pool
 	Since        time.Time // of its status in Consul
-	EjectedUntil time.Time // when it is probed; zero unless ejected
+	EjectedUntil time.Time // when it is probed; zero unless ejected or aside
 	EjectReason  string
 	Ejections    int       // in a row; good conduct takes them off
 	HeldUntil    time.Time // zero unless the mass-drop guard holds it
@@ -117,7 +117,7 @@ func (p *Pool) status(m *Member, now time.Duration) MemberStatus {
 	if m.ramping {
 		s.Ramp = float64(m.rampStep) / rampSteps
 	}
-	if m.ejected.Load() {
+	if m.ejected.Load() || m.aside.Load() {
 		s.EjectedUntil = p.clock(m.ejectedUntil)
 	}
 	for r := range s.Results {
