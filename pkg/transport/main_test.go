@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -185,3 +186,5 @@ func crlf(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") }
 func ok(body string) string {
 	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
+
+var discard = log.New(io.Discard, "", 0)

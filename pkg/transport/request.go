@@ -37,14 +37,8 @@ func checkRequest(req *http.Request) error {
 			return &RequestError{Reason: fmt.Sprintf("trailer field name %q", name)}
 		}
 	}
-	uri := req.URL.Opaque
-	if uri == "" {
-		uri = req.URL.Path
-		if req.URL.RawPath == "" {
-			uri = "" // escaped when it is written
-		}
-	}
-	if !validTarget(uri) || !validTarget(req.URL.RawQuery) {
+	// A path is escaped when it is written, as far as it has to be.
+	if !validTarget(req.URL.Opaque) || !validTarget(req.URL.RawQuery) {
 		return &RequestError{Reason: "character in Request.URL"}
 	}
 	return nil
