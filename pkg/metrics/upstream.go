@@ -28,6 +28,7 @@ type Attempt struct {
 	Duration time.Duration // until the header or the failure
 	Retried  bool          // another try follows
 	Budget   bool          // another try would follow, had the retry budget not been used up
+	Broken   bool          // a try that was counted before has broken off after its header
 }
 
 // Attempt counts one try under its upstream and, where another follows or
@@ -110,6 +111,9 @@ func (u *Upstream) attempt(a Attempt) {
 	class := classIndex(a.Status)
 	if a.Failure != "" {
 		u.failures[failureIndex(a.Failure)].Inc()
+	}
+	if a.Broken {
+		return
 	}
 	if c := u.counter(class, min(a.Number, len(attemptLabels)-1)); c != nil {
 		c.Inc()

@@ -99,7 +99,8 @@ func (f *flight) deliver(resp *http.Response) error {
 		f.settle(result)
 		f.abort(problem.New(problem.ClientCanceled, "", err))
 	case errors.As(err, &broken):
-		retry, _ := f.mayRetry(f.s.reset && f.replayable)
+		retry, noBudget := f.mayRetry(f.s.reset && f.replayable)
+		f.broke(resp.StatusCode, retry, noBudget)
 		f.settle(balancer.Reset)
 		broken.retried = retry
 		if retry {
@@ -108,6 +109,7 @@ func (f *flight) deliver(resp *http.Response) error {
 		f.answer(f.classify(err))
 		return nil
 	default:
+		f.broke(resp.StatusCode, false, false)
 		f.settle(balancer.Reset)
 		f.abort(problem.New(problem.UpstreamReset, "", err))
 	}

@@ -303,6 +303,19 @@ func (f *flight) report(status int, word, reason string, retried, noBudget bool)
 	}
 }
 
+// broke adds to the account of an attempt that its answer ended too early.
+func (f *flight) broke(status int, retried, noBudget bool) {
+	if f.x != nil && len(f.x.Attempts) > 0 {
+		f.x.Attempts[len(f.x.Attempts)-1].Reason = string(problem.UpstreamReset)
+	}
+	if f.up.options.OnAttempt != nil {
+		f.up.options.OnAttempt(Attempt{
+			Upstream: f.up.name, Route: f.h.o.Name, Instance: f.instance, Number: f.number, Status: status, Failure: failReset,
+			Duration: time.Since(f.began), Retried: retried, Budget: noBudget, Broken: true,
+		})
+	}
+}
+
 // settle tells the pool how the attempt ended. Only the first call of an
 // attempt counts.
 func (f *flight) settle(result balancer.Result) {

@@ -63,6 +63,7 @@ type Attempt struct {
 	Duration time.Duration // until the header or the error
 	Retried  bool          // another try follows
 	Budget   bool          // another try would follow, had the retry budget not been used up
+	Broken   bool          // a try that was told of before has broken off after its header
 }
 
 // Upstream is a named way to the instances of a service: its pool, its
