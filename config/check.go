@@ -293,6 +293,11 @@ func (b *builder) checkUpstream(c *Config, path string, u Upstream) {
 	for i, m := range u.Retry.Methods {
 		b.method(at(join(path, "retry.methods"), i), m)
 	}
+	for i, code := range u.Breaker.FailOn {
+		if code < 400 || code > 599 {
+			b.bad(at(join(path, "breaker.fail_on"), i), strconv.Itoa(code), CodeRange, "is no status from 400 to 599", "")
+		}
+	}
 	if o := u.Outlier; o.MaxEjectFor < o.EjectFor && b.sound(join(path, "outlier")) {
 		b.bad(join(path, "outlier.max_eject_for"), formatDuration(o.MaxEjectFor), CodeRange, "is shorter than eject_for ("+formatDuration(o.EjectFor)+")", "")
 	}

@@ -288,6 +288,7 @@ type Upstream struct {
 	Outlier     Outlier       `yaml:"outlier"`                                            // takes out single instances
 	MaxInFlight int           `yaml:"max_in_flight" min:"0" max:"1000000"`                // requests at once, then 503 concurrency_limited; 0: no limit
 	MassDrop    MassDrop      `yaml:"mass_drop"`                                          // guard against a catalog that loses most of a pool
+	Drain       time.Duration `yaml:"drain" max:"1h"`                                     // how long streams of an instance that leaves may go on; requests always finish
 
 	// Implicit says that nobody wrote this upstream: it was made for a route
 	// that names a Consul service.
@@ -323,6 +324,8 @@ type Breaker struct {
 	ErrorRate   Percent       `yaml:"error_rate" min:"1%"`                // of requests that opens it
 	MinRequests int           `yaml:"min_requests" min:"1" max:"1000000"` // in hystrix's 10 s window
 	OpenFor     time.Duration `yaml:"open_for" min:"1ms" max:"1h"`        // until one request may probe
+	FailOn      []int         `yaml:"fail_on"`                            // statuses that count as failures
+	Engine      string        `yaml:"engine" enum:"command|direct"`       // the literal hystrix command, or its circuit without the command's goroutines
 }
 
 // Outlier takes a failing instance out of its pool.

@@ -81,7 +81,7 @@ func DefaultUpstream() Upstream {
 			Budget:  20,
 			MinRate: 10,
 		},
-		Breaker: Breaker{ErrorRate: 50, MinRequests: 20, OpenFor: 5 * time.Second},
+		Breaker: Breaker{ErrorRate: 50, MinRequests: 20, OpenFor: 5 * time.Second, FailOn: []int{500, 502, 503, 504}, Engine: "command"},
 		// Five failures in a row eject an instance before a breaker of twenty
 		// requests could open for the whole upstream.
 		Outlier: Outlier{
@@ -97,6 +97,7 @@ func DefaultUpstream() Upstream {
 		},
 		MaxInFlight: 1024,
 		MassDrop:    MassDrop{Share: 50, Hold: 30 * time.Second},
+		Drain:       30 * time.Second,
 	}
 }
 
