@@ -111,7 +111,7 @@ func (a *App) onPoolEvent(e balancer.Event) {
 			ev.Severity = admin.Warn
 		}
 		attrs = append(attrs, "from", e.From.String(), "to", e.To.String())
-	case balancer.EventEjected, balancer.EventProbeFailed, balancer.EventDisproved, balancer.EventGuardOn, balancer.EventPanicOn:
+	case balancer.EventEjected, balancer.EventAside, balancer.EventProbeFailed, balancer.EventDisproved, balancer.EventGuardOn, balancer.EventPanicOn:
 		ev.Severity = admin.Warn
 		fallthrough
 	default:

@@ -74,14 +74,14 @@ func (us *upstreams) plan(cfg *config.Config) (*plan, error) {
 // change checks that a live upstream can take over c and returns what does it.
 func (us *upstreams) change(live *upstream, c config.Upstream) (apply func(), err error) {
 	// A trial of all that can fail, on parts that are dropped again.
-	_, poolErr := balancer.New(c.Name, us.poolOptions(c))
+	_, poolErr := balancer.New(c.Name, us.poolOptions(c, nil))
 	_, proxyErr := proxy.NewUpstream(c.Name, nil, nil, proxySettings(c), proxy.Options{})
 	if err := errors.Join(poolErr, proxyErr, breakerSettings(c).Check()); err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
 	}
 	return func() {
 		_, breakerErr := us.breakers.Breaker(c.Name, breakerSettings(c))
-		err := errors.Join(breakerErr, live.pool.Configure(us.poolOptions(c)), live.proxy.Configure(proxySettings(c)))
+		err := errors.Join(breakerErr, live.pool.Configure(us.poolOptions(c, live.probe)), live.proxy.Configure(proxySettings(c)))
 		if err != nil { // the trial has shown that it works; only a file can have changed since
 			us.log.Error("upstream kept old settings", "upstream", c.Name, "err", err)
 		}
@@ -94,7 +94,8 @@ func (us *upstreams) change(live *upstream, c config.Upstream) (apply func(), er
 
 // create makes an upstream that nothing feeds and nothing runs yet.
 func (us *upstreams) create(c config.Upstream) (*upstream, error) {
-	pool, err := balancer.New(c.Name, us.poolOptions(c))
+	fresh := &upstream{config: c, query: queryOf(c)}
+	pool, err := balancer.New(c.Name, us.poolOptions(c, fresh.probe))
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +109,13 @@ func (us *upstreams) create(c config.Upstream) (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &upstream{config: c, query: queryOf(c), pool: pool, proxy: up}, nil
+	fresh.pool, fresh.proxy = pool, up
+	return fresh, nil
+}
+
+// probe asks an ejected instance whether it answers requests again.
+func (up *upstream) probe(ctx context.Context, in discovery.Instance) error {
+	return up.proxy.Probe(ctx, in.Address)
 }
 
 // commit makes p the live state: new upstreams are fed and run, and changed
@@ -198,11 +205,11 @@ func (us *upstreams) find(name string) *upstream {
 func (us *upstreams) onAttempt(a proxy.Attempt) {
 	us.metrics.Attempt(metrics.Attempt{
 		Upstream: a.Upstream, Route: a.Route, Number: a.Number, Status: a.Status,
-		Failure: a.Failure, Duration: a.Duration, Retried: a.Retried, Budget: a.Budget,
+		Failure: a.Failure, Duration: a.Duration, Retried: a.Retried, Budget: a.Budget, Broken: a.Broken,
 	})
 }
 
-func (us *upstreams) poolOptions(c config.Upstream) balancer.Options {
+func (us *upstreams) poolOptions(c config.Upstream, probe func(context.Context, discovery.Instance) error) balancer.Options {
 	o := c.Outlier
 	return balancer.Options{
 		Policy:    c.Balance,
@@ -220,6 +227,7 @@ func (us *upstreams) poolOptions(c config.Upstream) balancer.Options {
 			Panic:               int(o.Panic),
 		},
 		MassDrop: balancer.MassDrop{Disabled: c.MassDrop.Disabled, Share: int(c.MassDrop.Share), Hold: c.MassDrop.Hold},
+		Probe:    probe,
 		OnEvent:  us.onEvent,
 	}
 }
