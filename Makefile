@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fuzz bench tools validate cover up down clean
+.PHONY: help demo build test lint fuzz chaos bench tools validate cover up down clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ lint: ## gofmt and go vet
 
 fuzz: ## run every fuzz target for FUZZTIME (default 30s) each
 	@deploy/scripts/fuzz.sh $(or $(FUZZTIME),30s)
+
+chaos: tools ## break everything at 500 requests a second; writes docs/reliability.md
+	$(GO) test ./pkg/chaos -count=1 -v -timeout 60m -full -report ../../docs/reliability.md $(ARGS)
 
 bench: ## run the benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem ./...

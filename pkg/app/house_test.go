@@ -21,6 +21,7 @@ const module = "github.com/proconsul/proconsul/"
 var floors = map[string][]string{
 	"cmd/proconsul":            {"pkg/app", "pkg/demo", "config"},
 	"cmd/echo":                 {"pkg/echo", "consul"},
+	"api":                      {},
 	"pkg/demo":                 {"pkg/app", "pkg/echo", "config", "consul", "consul/devcatalog"},
 	"pkg/app":                  {"*"},
 	"pkg/echo":                 {"consul"},
@@ -42,6 +43,7 @@ var floors = map[string][]string{
 	"pkg/transport":            {},
 	"pkg/admin":                {},
 	"pkg/parts":                {"pkg/admin"},
+	"pkg/chaos":                {},
 }
 
 // doors are the libraries that one package alone imports; tests may too.
