@@ -37,7 +37,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	root := newRoot(stdout, stderr)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	ran := false
+	onRun(root, func() { ran = true })
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !ran { // what cobra refuses is a matter of usage
+		err = invalid{fmt.Errorf("%w\nsee '%s --help'", err, cmd.CommandPath())}
+	}
 	switch {
 	case err == nil:
 		return exitOK
@@ -47,6 +52,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stderr, "proconsul:", err)
 	return exitFailed
+}
+
+// onRun has told called before any command does its work.
+func onRun(cmd *cobra.Command, told func()) {
+	if do := cmd.RunE; do != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			told()
+			return do(cmd, args)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		onRun(sub, told)
+	}
 }
 
 // signalContext ends with the first SIGINT or SIGTERM, which asks for a clean
@@ -79,9 +97,6 @@ replicas share.`,
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return invalid{fmt.Errorf("%w\nsee '%s --help'", err, c.CommandPath())}
-	})
 	root.AddCommand(runCommand(), demoCommand(), validateCommand(), configCommand(), healthcheckCommand(), versionCommand())
 	return root
 }
