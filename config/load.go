@@ -18,6 +18,10 @@ type LoadOptions struct {
 	// variables, no ${env:...} and ${file:...}. It is for text that others
 	// may write, such as Consul's KV, and for tests.
 	Pure bool
+
+	// HideOutside masks everything that came through ${...}, not only what came
+	// from files: for text whose author may not see this process's environment.
+	HideOutside bool
 }
 
 // Load reads the file, or all *.yaml, *.yml and *.json files of the directory,
@@ -110,7 +114,7 @@ func (b *builder) origins() map[string]origin {
 		}
 		// A file is mounted for a secret more often than not, and header
 		// values carry credentials.
-		hide := strings.Contains(p.outside, "${file:") || p.outside != "" && lastKey(path) == "value"
+		hide := strings.Contains(p.outside, "${file:") || p.outside != "" && (b.o.HideOutside || lastKey(path) == "value")
 		out[path] = origin{file: p.src.name, line: n.Line, col: p.val.Column, at: p.val.Line, hide: hide}
 	}
 	return out

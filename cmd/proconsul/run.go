@@ -55,6 +55,16 @@ func (f *configFlags) load() (*config.Config, error) {
 	return cfg, nil
 }
 
+// parse reads a text as load reads the file, beside which it may stand.
+func (f *configFlags) parse(name string, text []byte) (*config.Config, error) {
+	o, err := f.options()
+	if err != nil {
+		return nil, err
+	}
+	o.HideOutside = true
+	return config.Parse(name, text, o)
+}
+
 // faults words every fault of a configuration, one below the other.
 func faults(err error) error {
 	var fs *config.Faults
@@ -83,7 +93,7 @@ configuration, reloads; a configuration that is not valid changes nothing.`,
 			if err != nil {
 				return err
 			}
-			log := newLogger(cmd.ErrOrStderr(), cfg.Log)
+			log, level := newLogger(cmd.ErrOrStderr(), cfg.Log)
 			if cfg.Warnings.Len() > 0 {
 				for _, f := range cfg.Warnings.All {
 					log.Warn("configuration warning", "fault", f.String())
@@ -93,7 +103,9 @@ configuration, reloads; a configuration that is not valid changes nothing.`,
 				Version:   version,
 				Log:       log,
 				AccessLog: cmd.OutOrStdout(),
+				Level:     level,
 				Load:      from.load,
+				Parse:     from.parse,
 				Watch:     from.watcher(watch),
 			})
 			if err != nil {
@@ -135,12 +147,13 @@ func (f *configFlags) watcher(files bool) func(ctx context.Context, changed func
 	}
 }
 
-func newLogger(w io.Writer, c config.Log) *slog.Logger {
-	var level slog.Level
+// newLogger returns the gateway's log and what its level follows.
+func newLogger(w io.Writer, c config.Log) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
 	_ = level.UnmarshalText([]byte(c.Level)) // checked with the configuration
 	o := &slog.HandlerOptions{Level: level}
 	if c.Format == "text" {
-		return slog.New(slog.NewTextHandler(w, o))
+		return slog.New(slog.NewTextHandler(w, o)), level
 	}
-	return slog.New(slog.NewJSONHandler(w, o))
+	return slog.New(slog.NewJSONHandler(w, o)), level
 }

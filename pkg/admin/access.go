@@ -84,16 +84,10 @@ func actorOf(r *http.Request) string {
 	return name
 }
 
-// guard lets through what the role and the methods allow, and refuses what a
-// browser was tricked into sending.
-func (a *Admin) guard(need Role, methods []string, h http.HandlerFunc) http.Handler {
-	allow := strings.Join(methods, ", ")
+// guard lets through what the role allows, and refuses what a browser was
+// tricked into sending.
+func (a *Admin) guard(need Role, h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !slices.Contains(methods, r.Method) {
-			w.Header().Set("Allow", allow)
-			writeProblem(w, r, http.StatusMethodNotAllowed, "method_not_allowed", "This path does not accept the method", "It accepts "+allow+".")
-			return
-		}
 		if err := a.cross.Check(r); err != nil {
 			writeProblem(w, r, http.StatusForbidden, "cross_origin", "Requests from other web sites are refused", "")
 			return
@@ -109,7 +103,7 @@ func (a *Admin) guard(need Role, methods []string, h http.HandlerFunc) http.Hand
 			a.refuse(w, r, role, need)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		r.Body = http.MaxBytesReader(w, r.Body, bodyLimit(r))
 		if actor == "" {
 			actor = "anonymous"
 		}
@@ -118,7 +112,7 @@ func (a *Admin) guard(need Role, methods []string, h http.HandlerFunc) http.Hand
 }
 
 func (a *Admin) refuse(w http.ResponseWriter, r *http.Request, have, need Role) {
-	if a.refused.allow(time.Now()) {
+	if a.tells.allow(time.Now()) {
 		a.o.Log.Warn("admin request refused", "path", r.URL.Path, "remote", r.RemoteAddr, "needs", string(need))
 	}
 	if have != roleAnyone && r.Header.Get("Authorization") != "" {

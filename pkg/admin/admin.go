@@ -14,6 +14,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -32,11 +34,27 @@ type Options struct {
 	Insecure bool     // everyone who reaches the listener is a viewer
 	Hosts    []string // names that browsers may use for this listener, beside addresses and localhost
 
-	// Acts of operators; a nil one does not exist. Each gets the name of who
-	// asks, and its error is told to them.
-	Reload  func(ctx context.Context, actor string) error
-	Drain   func(ctx context.Context, actor string) error
-	Undrain func(ctx context.Context, actor string) error
+	// OpenAPI is the description of the API, as YAML and as JSON; nil: none is
+	// served.
+	OpenAPI, OpenAPIJSON []byte
+
+	// What viewers may ask. What is nil does not exist.
+	Explain   func(ctx context.Context, q ExplainRequest) (Explanation, error)
+	RateLimit func(ctx context.Context, route, key string) (RateLimit, error) // what key has left
+	Config    func(defaults, sources bool) ([]byte, error)                    // as YAML, with secrets masked
+	Overrides func() []Override
+	LogLevel  func() LogLevel
+
+	// What operators may ask and do. What is nil does not exist. An error is
+	// told to who asks, see ErrInvalid and ErrUnknown.
+	Reload         func(ctx context.Context, actor string) (Plan, error)
+	Validate       func(ctx context.Context, text []byte) Verdict
+	Plan           func(ctx context.Context, text []byte) Plan
+	Drain, Undrain func(ctx context.Context, o Order) (Done, error) // the replica itself
+	Instance       func(ctx context.Context, act InstanceAct, id string, o Order) (Done, error)
+	Breaker        func(ctx context.Context, act BreakerAct, upstream string, o Order) (Done, error)
+	ResetRateLimit func(ctx context.Context, route, key string) error
+	SetLogLevel    func(ctx context.Context, level string, o Order) (LogLevel, error)
 }
 
 // Bounds of what callers can make the listener hold.
@@ -50,13 +68,14 @@ const (
 // Admin is the handler of the operators' listener. It is safe for concurrent
 // use.
 type Admin struct {
-	o       Options
-	tokens  []hashedToken
-	mux     *http.ServeMux
-	cross   *http.CrossOriginProtection
-	page    *page
-	stream  *stream
-	refused throttle // log lines about refused callers
+	o      Options
+	tokens []hashedToken
+	mux    *http.ServeMux
+	cross  *http.CrossOriginProtection
+	page   *page
+	stream *stream
+	tells  throttle // log lines about refused callers
+	served []Endpoint
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -88,14 +107,16 @@ func New(o Options) *Admin {
 
 // routes is the one list of what the listener answers.
 func (a *Admin) routes() {
-	get := func(pattern string, role Role, h http.HandlerFunc) {
-		a.mux.Handle(pattern, a.guard(role, []string{http.MethodGet, http.MethodHead}, h))
-	}
-	post := func(pattern string, act func(context.Context, string) error, done string) {
-		if act != nil {
-			a.mux.Handle(pattern, a.guard(RoleOperator, []string{http.MethodPost}, a.act(strings.TrimPrefix(pattern, "/api/v1/"), act, done)))
+	handlers := map[string]map[string]http.Handler{} // by path, then method
+	on := func(method, pattern string, role Role, h http.HandlerFunc) {
+		if handlers[pattern] == nil {
+			handlers[pattern] = map[string]http.Handler{}
 		}
+		handlers[pattern][method] = a.guard(role, h)
+		a.served = append(a.served, Endpoint{method, pattern, role})
 	}
+	get := func(pattern string, role Role, h http.HandlerFunc) { on(http.MethodGet, pattern, role, h) }
+	post := func(pattern string, role Role, h http.HandlerFunc) { on(http.MethodPost, pattern, role, h) }
 	get("/livez", roleAnyone, a.livez)
 	get("/readyz", roleAnyone, a.readyz)
 	get("/assets/{name}", roleAnyone, a.page.asset)
@@ -114,16 +135,26 @@ func (a *Admin) routes() {
 		get("/metrics", RoleViewer, a.o.Metrics.ServeHTTP)
 	}
 
-	post("/api/v1/reload", a.o.Reload, "reloaded")
-	post("/api/v1/drain", a.o.Drain, "draining")
-	post("/api/v1/undrain", a.o.Undrain, "serving")
+	get("/api/v1/breakers", RoleViewer, a.getBreakers)
+	if a.o.Explain != nil {
+		post("/api/v1/explain", RoleViewer, a.explain)
+	}
+	a.acts(post, get)
+	if a.o.OpenAPI != nil {
+		get("/openapi.yaml", RoleViewer, a.document("application/yaml", a.o.OpenAPI))
+		get("/openapi.json", RoleViewer, a.document("application/json", a.o.OpenAPIJSON))
+	}
 
 	get("/debug/pprof/", RoleOperator, pprof.Index)
 	get("/debug/pprof/cmdline", RoleOperator, pprof.Cmdline)
 	get("/debug/pprof/profile", RoleOperator, pprof.Profile)
 	get("/debug/pprof/trace", RoleOperator, pprof.Trace)
-	a.mux.Handle("/debug/pprof/symbol", a.guard(RoleOperator, []string{http.MethodGet, http.MethodHead, http.MethodPost}, pprof.Symbol))
+	get("/debug/pprof/symbol", RoleOperator, pprof.Symbol)
+	post("/debug/pprof/symbol", RoleOperator, pprof.Symbol)
 
+	for pattern, byMethod := range handlers {
+		a.mux.Handle(pattern, methods(byMethod))
+	}
 	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, r, http.StatusNotFound, "not_found", "There is nothing at this path", "")
 	})
@@ -166,24 +197,50 @@ func (a *Admin) Server() *http.Server {
 // Close ends the live streams, which would keep a server from shutting down.
 func (a *Admin) Close() { a.closeOnce.Do(func() { close(a.closed) }) }
 
-// act is the handler of one act: it is logged and kept as an event with who
-// did it, whatever came of it.
-func (a *Admin) act(name string, do func(context.Context, string) error, done string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		actor := actorOf(r)
-		if err := do(r.Context(), actor); err != nil {
-			a.o.Log.Warn("operator act refused", "act", name, "actor", actor, "err", err)
-			a.o.Events.Append(Event{Kind: "act", Severity: Warn, Actor: actor, Message: name + " refused: " + err.Error()})
-			writeProblem(w, r, http.StatusUnprocessableEntity, "refused", "The gateway refused to "+name, err.Error())
+// Endpoint is one thing that the listener answers.
+type Endpoint struct {
+	Method string // GET, which HEAD is part of, or POST
+	Path   string // as http.ServeMux has patterns
+	Role   Role   // that it needs; empty: none
+}
+
+// Endpoints returns everything that the listener answers, in the order of the
+// code.
+func (a *Admin) Endpoints() []Endpoint { return slices.Clone(a.served) }
+
+// methods serves a path by the request's method.
+func methods(byMethod map[string]http.Handler) http.Handler {
+	var allow []string
+	for m := range byMethod {
+		allow = append(allow, m)
+		if m == http.MethodGet {
+			allow = append(allow, http.MethodHead)
+		}
+	}
+	slices.Sort(allow)
+	accepted := strings.Join(allow, ", ")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m := r.Method
+		if m == http.MethodHead {
+			m = http.MethodGet
+		}
+		if h := byMethod[m]; h != nil {
+			h.ServeHTTP(w, r)
 			return
 		}
-		a.o.Log.Info("operator act", "act", name, "actor", actor)
-		a.o.Events.Append(Event{Kind: "act", Severity: Info, Actor: actor, Message: name})
-		writeJSON(w, r, http.StatusOK, struct {
-			Result string `json:"result"`
-			Actor  string `json:"actor"`
-			Config Config `json:"config"`
-		}{done, actor, a.status().Config})
+		w.Header().Set("Allow", accepted)
+		writeProblem(w, r, http.StatusMethodNotAllowed, "method_not_allowed", "This path does not accept the method", "It accepts "+accepted+".")
+	})
+}
+
+// document serves a text that is known beforehand.
+func (a *Admin) document(contentType string, text []byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", contentType)
+		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+		if r.Method != http.MethodHead {
+			_, _ = w.Write(text) // the caller may have gone
+		}
 	}
 }
 

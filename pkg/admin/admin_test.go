@@ -176,7 +176,7 @@ func TestReloadIsKeptWithWhoAskedForIt(t *testing.T) {
 	var outcome error
 	var asked string
 	f := start(t, func(o *admin.Options) {
-		o.Reload = func(_ context.Context, actor string) error { asked = actor; return outcome }
+		o.Reload = func(_ context.Context, actor string) (admin.Plan, error) { asked = actor; return admin.Plan{}, outcome }
 	})
 	resp, body := f.do("POST /api/v1/reload", operator)
 	if resp.StatusCode != 200 || asked != "sre" || !strings.Contains(body, `"hash":"9f3c1a2"`) {

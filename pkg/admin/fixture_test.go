@@ -59,7 +59,7 @@ func start(t testing.TB, edit ...func(*admin.Options)) *fixture {
 		Status:  status,
 		Events:  f.events,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "proconsul_up 1\n") }),
-		Reload:  func(context.Context, string) error { return nil },
+		Reload:  func(context.Context, string) (admin.Plan, error) { return admin.Plan{}, nil },
 		Tokens:  []admin.Token{{"sre", admin.RoleOperator, "op-secret"}, {"graphs", admin.RoleViewer, "view-secret"}, {"empty", admin.RoleOperator, ""}},
 	}
 	for _, e := range edit {

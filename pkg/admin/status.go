@@ -113,6 +113,9 @@ type Breaker struct {
 	RetryAt  time.Time `json:"retry_at,omitzero"` // when an open one lets a probe pass
 	Opened   uint64    `json:"opened,omitempty"`  // how often it opened
 	Rejected uint64    `json:"rejected,omitempty"`
+
+	Forced      bool      `json:"forced,omitempty"` // by an operator
+	ForcedUntil time.Time `json:"forced_until,omitzero"`
 }
 
 // Instance is one registered process of a service.

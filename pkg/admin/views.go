@@ -80,6 +80,22 @@ func (a *Admin) getInstances(w http.ResponseWriter, r *http.Request) {
 	}{rows})
 }
 
+// breakerRow is a breaker beside the upstream that it guards.
+type breakerRow struct {
+	Upstream string `json:"upstream"`
+	Breaker
+}
+
+func (a *Admin) getBreakers(w http.ResponseWriter, r *http.Request) {
+	rows := []breakerRow{}
+	for _, u := range a.status().Upstreams {
+		rows = append(rows, breakerRow{u.Name, u.Breaker})
+	}
+	writeJSON(w, r, http.StatusOK, struct {
+		Breakers []breakerRow `json:"breakers"`
+	}{rows})
+}
+
 func (a *Admin) getEvents(w http.ResponseWriter, r *http.Request) {
 	since, limit := uint64(0), uint64(maxEventsPage)
 	for name, v := range map[string]*uint64{"since": &since, "limit": &limit} {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/proconsul/proconsul/api"
 	"github.com/proconsul/proconsul/balancer"
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/discovery"
@@ -45,7 +46,11 @@ func (a *App) openAdmin(cfg *config.Config) error {
 		return err
 	}
 	a.stack.push("admin listener", closeOnce(l))
-	handler := admin.New(admin.Options{
+	spec, err := api.JSON()
+	if err != nil {
+		return err
+	}
+	o := admin.Options{
 		Status:   a.status,
 		Ready:    a.readyChecks,
 		Metrics:  a.metrics.Handler(),
@@ -53,8 +58,26 @@ func (a *App) openAdmin(cfg *config.Config) error {
 		Log:      a.log.With("component", "admin"),
 		Tokens:   tokens,
 		Insecure: c.Insecure,
-		Reload:   func(context.Context, string) error { return a.Reload("api") },
-	})
+		OpenAPI:  api.YAML(), OpenAPIJSON: spec,
+
+		Explain:   a.explain,
+		RateLimit: a.rateLimit,
+		Config:    a.printConfig,
+		Overrides: a.overrides.all,
+
+		Reload:         a.reloadBy,
+		Validate:       a.validate,
+		Plan:           a.plan,
+		Drain:          a.drainSelf,
+		Undrain:        a.undrainSelf,
+		Instance:       a.onInstance,
+		Breaker:        a.onBreakerAct,
+		ResetRateLimit: a.resetRateLimit,
+	}
+	if a.options.Level != nil {
+		o.LogLevel, o.SetLogLevel = a.logLevel, a.setLogLevel
+	}
+	handler := admin.New(o)
 	a.admin = &operators{listener: l, http: handler.Server(), handler: handler}
 	return nil
 }
@@ -76,8 +99,8 @@ func (a *App) readyChecks() admin.Readiness {
 	ok, why := a.readiness()
 	return admin.Readiness{Ready: ok, Checks: []admin.ReadyCheck{
 		{Name: "config", OK: true, Detail: a.current.Load().config.Hash},
-		{Name: "catalog", OK: ok || a.draining.Load(), Detail: why},
-		{Name: "accepting", OK: !a.draining.Load()},
+		{Name: "catalog", OK: ok || a.away(), Detail: why},
+		{Name: "accepting", OK: !a.away()},
 	}}
 }
 

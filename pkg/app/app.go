@@ -47,6 +47,14 @@ type Options struct {
 	// Load reads the configuration anew for a reload; nil: reloads are refused.
 	Load func() (*config.Config, error)
 
+	// Parse reads a text as Load reads the file, for configurations that
+	// operators send to be judged; nil: as text that refers to nothing outside.
+	Parse func(name string, text []byte) (*config.Config, error)
+
+	// Level is what Log's level follows, for operators to change; nil: they
+	// cannot.
+	Level *slog.LevelVar
+
 	// Watch calls its argument whenever the configuration may have changed,
 	// with what says so (file, signal), until the context ends; nil: nobody
 	// watches.
@@ -79,9 +87,13 @@ type App struct {
 	admin     *operators // nil: none
 	events    *admin.Events
 
-	draining atomic.Bool
-	ready    chan struct{} // closed when the app is first ready
-	once     sync.Once
+	draining  atomic.Bool     // going down
+	drained   atomic.Bool     // out of service at an operator's word
+	overrides overrides       // what else they hold
+	served    []config.Listen // the public listeners, which a reload leaves as they are
+	level     slog.Level      // of the log, as the configuration has it
+	ready     chan struct{}   // closed when the app is first ready
+	once      sync.Once
 
 	reloading sync.Mutex // one reload at a time
 	current   atomic.Pointer[loaded]
@@ -107,6 +119,10 @@ func New(cfg *config.Config, o Options) (a *App, err error) {
 	a.parts = newGroup(context.Background())
 	a.stack.push("parts", a.parts.stop)
 
+	if o.Level != nil {
+		a.level = o.Level.Level()
+	}
+	a.served = cfg.Listen
 	a.events = admin.NewEvents(eventsKept)
 	a.metrics = metrics.New(metrics.Options{Version: o.Version, Reasons: reasons(), Log: a.log})
 	a.catalog = discovery.NewCatalog()
@@ -233,7 +249,7 @@ func (a *App) openListeners(cfg *config.Config, table *gateway.Table) error {
 			return err
 		}
 		a.stack.push("listener "+c.Name, closeOnce(l))
-		a.public = append(a.public, newPublicServer(c, l, a.handler.Listener(c), &a.draining, a.log))
+		a.public = append(a.public, newPublicServer(c, l, a.handler.Listener(c), a.away, a.log))
 	}
 	return nil
 }
@@ -294,6 +310,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 	if a.admin != nil {
 		a.parts.run("admin", a.admin.serve)
 	}
+	serving.run("overrides", a.keepOverrides)
 	serving.run("readiness", a.awaitReady)
 	if a.registrar != nil {
 		serving.run("registrar", a.register)
@@ -366,11 +383,14 @@ func (a *App) awaitReady(ctx context.Context) error {
 	}
 }
 
+// away reports whether clients should go to another replica.
+func (a *App) away() bool { return a.draining.Load() || a.drained.Load() }
+
 // readiness reports whether the replica should be given traffic, and if not,
 // why. Redis down or Consul lost after the first answer leave it ready: it
 // serves on what it has.
 func (a *App) readiness() (ok bool, why string) {
-	if a.draining.Load() {
+	if a.away() {
 		return false, "draining"
 	}
 	for _, up := range a.upstreams.list() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
@@ -89,13 +90,38 @@ func (a *App) openRegistrar(cfg *config.Config) error {
 	return nil
 }
 
-// register keeps the gateway registered, from when it is ready.
+// register keeps the gateway registered, from when it is ready and while no
+// operator has taken it out of service.
 func (a *App) register(ctx context.Context) error {
 	select {
 	case <-a.ready:
-		return a.registrar.Run(ctx)
 	case <-ctx.Done():
-		return nil
+	}
+	for ctx.Err() == nil {
+		in, out := context.WithCancel(ctx)
+		var watch sync.WaitGroup
+		watch.Go(func() {
+			defer out()
+			awaitTrue(in, a.drained.Load)
+		})
+		err := a.registrar.Run(in)
+		out()
+		watch.Wait()
+		if err != nil && ctx.Err() == nil {
+			// Consul is away: the instance turns critical there by itself.
+			a.log.Warn("not deregistered", "err", err)
+		} else if err != nil {
+			return err
+		}
+		awaitTrue(ctx, func() bool { return !a.drained.Load() })
+	}
+	return nil
+}
+
+// awaitTrue returns when cond holds or ctx ends.
+func awaitTrue(ctx context.Context, cond func() bool) {
+	for ctx.Err() == nil && !cond() {
+		wait(ctx, 50*time.Millisecond)
 	}
 }
 

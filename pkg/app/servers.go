@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
@@ -31,7 +30,7 @@ func listen(name, addr string) (net.Listener, error) {
 }
 
 // newPublicServer serves HTTP/1.1 and h2c by handler within c's limits.
-func newPublicServer(c config.Listen, l net.Listener, handler http.Handler, draining *atomic.Bool, log *slog.Logger) *server {
+func newPublicServer(c config.Listen, l net.Listener, handler http.Handler, away func() bool, log *slog.Logger) *server {
 	if c.Limits.MaxConnections > 0 {
 		l = limitConnections(l, c.Limits.MaxConnections)
 	}
@@ -39,7 +38,7 @@ func newPublicServer(c config.Listen, l net.Listener, handler http.Handler, drai
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &server{name: c.Name, listener: l, http: &http.Server{
-		Handler:           sendAway(handler, draining),
+		Handler:           sendAway(handler, away),
 		Protocols:         protocols,
 		ReadHeaderTimeout: c.Timeouts.ReadHeader,
 		IdleTimeout:       c.Timeouts.Idle,
@@ -52,9 +51,9 @@ func newPublicServer(c config.Listen, l net.Listener, handler http.Handler, drai
 // sendAway asks clients to come back on another connection once the gateway
 // drains: closing their idle connections later would race with their next
 // request, and not every client repeats one that is lost so.
-func sendAway(next http.Handler, draining *atomic.Bool) http.Handler {
+func sendAway(next http.Handler, away func() bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if draining.Load() {
+		if away() {
 			w.Header().Set("Connection", "close") // over HTTP/2 the server makes it a GOAWAY
 		}
 		next.ServeHTTP(w, r)

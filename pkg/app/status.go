@@ -47,7 +47,7 @@ func (a *App) replicaStatus() admin.Replica {
 	r := admin.Replica{ID: a.id, Version: a.options.Version, Go: runtime.Version(), State: "ready", Started: a.started}
 	if ok, why := a.readiness(); !ok {
 		r.State, r.Reasons = "starting", []string{why}
-		if a.draining.Load() {
+		if a.away() {
 			r.State = "draining"
 		}
 	}
@@ -122,7 +122,7 @@ func (a *App) upstreamStatus(up *upstream) (admin.Upstream, []admin.Rejected) {
 }
 
 func breakerStatus(b breaker.Status) admin.Breaker {
-	row := admin.Breaker{State: b.State.String(), Since: b.Since, Rejected: b.Counters.ShortCircuited}
+	row := admin.Breaker{State: b.State.String(), Since: b.Since, Rejected: b.Counters.ShortCircuited, Forced: b.Forced, ForcedUntil: b.ForcedUntil}
 	switch {
 	case b.Settings.Disabled:
 		row.State = "disabled"
@@ -203,7 +203,7 @@ func statsOf(s metrics.Stats) admin.Stats {
 // metricsState is what a scrape reads.
 func (a *App) metricsState() metrics.State {
 	s := metrics.State{
-		Draining: a.draining.Load(),
+		Draining: a.away(),
 		Routes:   []metrics.RouteCount{{Source: "file", Count: len(a.handler.Table().Routes)}},
 	}
 	for _, up := range a.upstreams.list() {

@@ -2,7 +2,11 @@ package ratelimit
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
@@ -54,4 +58,31 @@ func Reset(ctx context.Context, routeName string, cfg config.RateLimit, lim *lim
 		return err
 	}
 	return lim.Reset(ctx, p, identify(r, x))
+}
+
+// RequestOf returns a request of an identity, and its account, for Peek and
+// Reset: key is what requests are told apart by, an address for client_ip and
+// the header's value for api_key and header(NAME). For route it is ignored.
+func RequestOf(by, key string) (*http.Request, *middleware.Exchange, error) {
+	r := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/"}, Header: http.Header{}}
+	x := middleware.NewExchange(nil, time.Time{})
+	header, isHeader := strings.CutPrefix(by, "header(")
+	switch {
+	case by == "route":
+	case key == "":
+		return nil, nil, fmt.Errorf("the limit is by %s: a key is needed", by)
+	case by == "client_ip":
+		ip, err := netip.ParseAddr(key)
+		if err != nil {
+			return nil, nil, fmt.Errorf("the limit is by client_ip, and %q is no address", key)
+		}
+		x.ClientIP = ip
+	case by == "api_key":
+		r.Header.Set("X-API-Key", key)
+	case isHeader:
+		r.Header.Set(strings.TrimSpace(strings.TrimSuffix(header, ")")), key)
+	default:
+		return nil, nil, fmt.Errorf("cannot limit by %q", by)
+	}
+	return r, x, nil
 }
