@@ -246,6 +246,10 @@ func (f *flight) classify(err error) failure {
 // again reports whether a failed attempt is to be followed by another, and
 // settles it.
 func (f *flight) again(fail failure, err error) bool {
+	if fail.word == "" { // the breaker spoke: no instance was asked, and there is no attempt to account for
+		f.settle(fail.result)
+		return false
+	}
 	retried, refused := f.mayRetry(f.s.allows(fail.retry, f.replayable))
 	f.report(0, fail.word, string(fail.problem.Reason), retried, refused)
 	f.settle(fail.result)

@@ -99,7 +99,7 @@ func (f *flight) forwarded(h http.Header) {
 	} else {
 		h["X-Forwarded-Proto"] = f.h.schemeHTTP
 	}
-	if old := h["X-Forwarded-Host"]; !trusted || len(old) == 0 {
+	if old := h["X-Forwarded-Host"]; (!trusted || len(old) == 0) && f.r.Host != "" { // HTTP/1.0 has none
 		h["X-Forwarded-Host"] = f.value(1, f.r.Host)
 	}
 }

@@ -83,7 +83,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodConnect {
-		problem.Write(w, r, problem.New(problem.MethodNotAllowed, "this gateway makes no tunnels", nil))
+		problem.Write(w, r, &problem.Error{Reason: problem.MethodNotAllowed, Detail: "this gateway makes no tunnels", Header: http.Header{"Allow": {insteadOfConnect}}})
 		return
 	}
 	if err := h.up.breaker.Acquire(); err != nil {
@@ -96,6 +96,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.prepare()
 	f.run()
 }
+
+// insteadOfConnect is what the refusal of a tunnel allows, as a 405 has to say
+// (RFC 9110 section 15.5.6).
+const insteadOfConnect = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 // looped reports whether a request has been through this gateway before.
 func (h *handler) looped(via []string) bool {

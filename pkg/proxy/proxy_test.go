@@ -83,6 +83,11 @@ func TestRequestHeader(t *testing.T) {
 				"X-Forwarded-For: 127.0.0.1", "X-Forwarded-Host: gw.test", "X-Forwarded-Proto: http"},
 		},
 		{
+			name: "HTTP/1.0 without a host",
+			line: "GET /a HTTP/1.0",
+			want: []string{"Via: 1.0 proconsul", "X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: http"},
+		},
+		{
 			name:  "strip, prepend and a literal host",
 			line:  "GET /api/a%2Fb;v=1/?q=1;2&x=%zz HTTP/1.1",
 			route: proxy.RouteOptions{Strip: "/api", Prepend: "/v1", Host: "inner.test"},
@@ -96,13 +101,19 @@ func TestRequestHeader(t *testing.T) {
 			g := newGate(t, gateOptions{trusted: tt.trusted, route: tt.route, exchange: func(x *middleware.Exchange, _ *http.Request) { x.RequestID = tt.id }}, echoHead(t))
 			line, want := "GET /a HTTP/1.1", "GET /a HTTP/1.1"
 			if tt.line != "" {
-				line, want = tt.line, "GET /v1/a%2Fb;v=1/?q=1;2&x=%zz HTTP/1.1"
+				line = tt.line
 			}
-			host := "gw.test"
+			if tt.route.Prepend != "" {
+				want = "GET /v1/a%2Fb;v=1/?q=1;2&x=%zz HTTP/1.1"
+			}
+			host, sent := "gw.test", "Host: gw.test\n"
 			if tt.host != "" {
 				host = tt.host
 			}
-			_, r := raw(t, g.addr, line+"\nHost: gw.test\n"+tt.send+"\n")
+			if strings.HasSuffix(line, "HTTP/1.0") {
+				host, sent = g.pool.Members()[0].Instance.Address, ""
+			}
+			_, r := raw(t, g.addr, line+"\n"+sent+tt.send+"\n")
 			resp, err := http.ReadResponse(r, nil)
 			if err != nil {
 				t.Fatal(err)

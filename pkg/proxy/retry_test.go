@@ -344,6 +344,9 @@ func TestErrors(t *testing.T) {
 			if got := resp.Header.Get("Retry-After") != ""; got != tt.after {
 				t.Errorf("Retry-After present: %v, want %v", got, tt.after)
 			}
+			if got := resp.Header.Get("Allow") != ""; got != (tt.want == 405) {
+				t.Errorf("Allow present: %v with a %d", got, tt.want)
+			}
 			if got := resp.Header.Get("Content-Type"); got != "application/problem+json" {
 				t.Errorf("got Content-Type %q", got)
 			}

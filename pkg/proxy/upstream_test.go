@@ -211,12 +211,16 @@ func TestOpenBreakerStopsRetriesAndAnswersAtOnce(t *testing.T) {
 	if last.StatusCode != 503 || last.Header.Get("X-Proconsul-Reason") != "breaker_open" || last.Header.Get("Retry-After") == "" {
 		t.Fatalf("got %d %q Retry-After %q", last.StatusCode, last.Header.Get("X-Proconsul-Reason"), last.Header.Get("Retry-After"))
 	}
-	before := seen.Load()
+	before, tries := seen.Load(), len(g.tries())
 	for range 5 {
 		get(t, c, g.url("/"))
 	}
 	if n := seen.Load() - before; n != 0 {
 		t.Errorf("an open breaker let %d attempts through", n)
+	}
+	// Nor are there any in the metrics: no instance has been asked.
+	if n := len(g.tries()) - tries; n != 0 {
+		t.Errorf("%d attempts are on the account of an open breaker", n)
 	}
 	for _, m := range g.pool.Members() {
 		if m.InFlight != 0 {
