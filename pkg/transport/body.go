@@ -380,7 +380,7 @@ func chunkSize(line []byte) (size int64, extension int, err error) {
 	if len(rest) == 0 {
 		return size, 0, nil
 	}
-	if at := bytes.IndexByte(rest, ';'); at < 0 || len(bytes.Trim(rest[:at], " \t")) > 0 {
+	if rest[0] != ';' {
 		return 0, 0, malformed("bad chunk size")
 	}
 	if !validValue(string(rest)) {

@@ -204,8 +204,8 @@ func (e *exchange) final(c *conn, resp *response, h *head) (*http.Response, erro
 	resp.Header, resp.Request, resp.TLS = h.header, e.req, c.tls
 	keep := h.minor == 1 && !h.close && !e.req.Close && !e.closes()
 	resp.Close = h.close || h.minor == 0 && !h.keepAlive
-	if h.close {
-		delete(resp.Header, "Connection")
+	if h.close && h.minor == 1 {
+		delete(resp.Header, "Connection") // as http.Transport does
 	}
 	if h.chunked {
 		resp.encoding[0] = "chunked"

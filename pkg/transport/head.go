@@ -121,9 +121,6 @@ func (h *head) statusLine(s string, known bool) error {
 		return malformed("control character in the status line")
 	}
 	h.text = s[9:]
-	if len(h.text) == 3 {
-		h.text += " " // as net/http has it
-	}
 	return nil
 }
 

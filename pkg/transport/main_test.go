@@ -19,7 +19,10 @@ import (
 	"github.com/proconsul/proconsul/pkg/transport"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	log.SetOutput(io.Discard) // http.Transport complains of what instances send unasked
+	goleak.VerifyTestMain(m)
+}
 
 // server answers each connection with a function, and counts them.
 type server struct {
