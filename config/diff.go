@@ -92,6 +92,10 @@ func compare(out *[]FieldChange, a, b printer, path, pa, pb string, x, y reflect
 		}
 	case x.Kind() == reflect.Pointer && !x.IsNil() && !y.IsNil():
 		compare(out, a, b, path, pa, pb, x.Elem(), y.Elem())
+	case x.Kind() == reflect.Slice && x.Len() == y.Len() && !isScalar(x.Type().Elem()):
+		for i := range x.Len() {
+			compare(out, a, b, at(path, i), at(pa, i), at(pb, i), x.Index(i), y.Index(i))
+		}
 	default:
 		*out = append(*out, FieldChange{path, a.shown(x, pa), b.shown(y, pb)})
 	}
