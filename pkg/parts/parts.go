@@ -185,6 +185,8 @@ type Consul struct {
 	process
 	Addr string // of the HTTP API, host:port
 	Node string
+
+	data string // the directory that its catalog is in
 }
 
 // StartConsul starts a single Consul server with its data on disk, so that it
@@ -211,7 +213,7 @@ func StartConsul(t testing.TB, extra ...string) *Consul {
 	for i, e := range extra {
 		args = append(args, "-config-file", writeFile(t, dir, fmt.Sprintf("extra%d.json", i), e))
 	}
-	c := &Consul{Addr: fmt.Sprintf("127.0.0.1:%d", p[0]), Node: node}
+	c := &Consul{Addr: fmt.Sprintf("127.0.0.1:%d", p[0]), Node: node, data: filepath.Join(dir, "data")}
 	c.process = process{t: t, path: path, args: args, ready: func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
