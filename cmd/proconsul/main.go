@@ -97,7 +97,7 @@ replicas share.`,
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(runCommand(), demoCommand(), validateCommand(), configCommand(), healthcheckCommand(), versionCommand())
+	root.AddCommand(runCommand(), demoCommand(), validateCommand(), configCommand(), healthcheckCommand(), keysCommand(), versionCommand())
 	return root
 }
 

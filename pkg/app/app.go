@@ -25,6 +25,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/admin"
 	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/gateway"
+	"github.com/proconsul/proconsul/pkg/identity"
 	"github.com/proconsul/proconsul/pkg/limiter"
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
@@ -80,6 +81,7 @@ type App struct {
 	replicas  *consul.Replicas  // nil: likewise
 	registrar *consul.Registrar // nil: the gateway does not register itself
 	limiter   *limiter.Limiter
+	keys      *identity.Keys // of token issuers
 	upstreams *upstreams
 	accessLog *accesslog.Log // nil: none
 	handler   *gateway.Handler
@@ -126,6 +128,7 @@ func New(cfg *config.Config, o Options) (a *App, err error) {
 	a.events = admin.NewEvents(eventsKept)
 	a.metrics = metrics.New(metrics.Options{Version: o.Version, Reasons: reasons(), Log: a.log})
 	a.catalog = discovery.NewCatalog()
+	a.keys = identity.NewKeys(a.log.With("component", "identity"), nil)
 	if err := a.openConsul(cfg); err != nil {
 		return nil, err
 	}
@@ -186,11 +189,16 @@ func (a *App) build(cfg *config.Config) (*plan, *gateway.Table, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	who, err := identity.New(cfg, a.keys)
+	if err != nil {
+		return nil, nil, err
+	}
 	table, err := gateway.Build(cfg, gateway.Deps{
 		Log:       a.log.With("component", "gateway"),
 		AccessLog: a.accessLog,
 		Metrics:   a.metrics,
 		Limiter:   a.limiter,
+		Identity:  who,
 		Upstream:  p.get,
 	})
 	return p, table, err
@@ -203,6 +211,7 @@ func (a *App) take(source string, cfg *config.Config, p *plan, table *gateway.Ta
 		a.watcher.Sync(append(queries, a.ownQuery(cfg)...))
 		a.awaitCatalog(queries)
 	}
+	a.keys.Use(table.Identity())
 	a.handler.Swap(table)
 	drop()
 	if a.accessLog != nil {
@@ -234,6 +243,11 @@ func names(cfg *config.Config) metrics.Names {
 	var n metrics.Names
 	for _, rt := range cfg.Routes {
 		n.Routes = append(n.Routes, metrics.RouteName{Route: rt.Name, Upstream: rt.Upstream.Service})
+	}
+	for _, rt := range cfg.Routes {
+		if auth := cfg.Chain(rt).Auth; auth != nil {
+			n.Auth = append(append(n.Auth, auth.AnyOf...), auth.AllOf...)
+		}
 	}
 	for _, up := range cfg.Upstreams {
 		n.Upstreams = append(n.Upstreams, up.Name)
@@ -301,6 +315,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 		a.parts.run("consul state", a.followConsul)
 	}
 	a.parts.run("limiter", a.limiter.Run)
+	a.parts.run("issuers' keys", a.keys.Run)
 	if a.accessLog != nil {
 		a.parts.run("access log", a.accessLog.Run)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
+	"github.com/proconsul/proconsul/pkg/middleware/auth"
 	"github.com/proconsul/proconsul/pkg/middleware/headers"
 	"github.com/proconsul/proconsul/pkg/middleware/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
@@ -55,14 +56,28 @@ func steps() []step {
 		}, nil},
 		// Outside all that may panic, inside all that must see the outcome.
 		{"recovery", func(b buildInput) (middleware.Middleware, error) { return recovery.New(b.deps.Log), nil }, nil},
-		// Outside the limiter, so that rules on answers reach its 429 too.
+		// Outside all that may refuse, so that rules on answers reach its 401
+		// and 429 too.
 		{"headers", func(b buildInput) (middleware.Middleware, error) {
-			if b.settings.Headers == nil {
+			return b.responseRules().headers()
+		}, func(b buildInput, q *asked) Step { return explainHeaders(b.responseRules(), q) }},
+		// Outside everything that acts on the request: what the client sent is
+		// what is checked. Inside the log and the metrics, which tell of those
+		// who were refused.
+		{"auth", func(b buildInput) (middleware.Middleware, error) {
+			if b.settings.Auth == nil {
 				return nil, nil
 			}
-			return headers.New(*b.settings.Headers)
-		}, explainHeaders},
-		// Innermost: nothing is charged for a request that is refused anyway.
+			return auth.New(*b.settings.Auth, b.deps.Identity.Method, b.deps.Metrics.AuthDecision)
+		}, explainAuth},
+		// Inside auth: a credential that a rule sets is for the instance, and is
+		// neither checked nor taken out. Outside the limiter, which may count by
+		// a field.
+		{"request_headers", func(b buildInput) (middleware.Middleware, error) {
+			return b.requestRules().headers()
+		}, func(b buildInput, q *asked) Step { return explainHeaders(b.requestRules(), q) }},
+		// Innermost: nothing is charged for a request that is refused anyway, and
+		// consumers are known.
 		{"rate_limit", func(b buildInput) (middleware.Middleware, error) {
 			if b.settings.RateLimit == nil {
 				return nil, nil
@@ -70,6 +85,31 @@ func steps() []step {
 			return ratelimit.New(b.route.Name, *b.settings.RateLimit, b.deps.Limiter, b.deps.Metrics.RateLimitDecision)
 		}, explainRateLimit},
 	}
+}
+
+// requestRules is b with the header rules for requests alone.
+func (b buildInput) requestRules() buildInput {
+	if h := b.settings.Headers; h != nil {
+		b.settings.Headers = &config.Headers{Request: h.Request}
+	}
+	return b
+}
+
+// responseRules is b with the header rules for answers alone.
+func (b buildInput) responseRules() buildInput {
+	if h := b.settings.Headers; h != nil {
+		b.settings.Headers = &config.Headers{Response: h.Response}
+	}
+	return b
+}
+
+// headers is the middleware for the header rules; nil where there are none.
+func (b buildInput) headers() (middleware.Middleware, error) {
+	h := b.settings.Headers
+	if h == nil || len(h.Request.Remove)+len(h.Request.Set)+len(h.Request.Add)+len(h.Response.Remove)+len(h.Response.Set)+len(h.Response.Add) == 0 {
+		return nil, nil
+	}
+	return headers.New(*h)
 }
 
 func (b buildInput) names() (route, upstream string) {

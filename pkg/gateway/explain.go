@@ -18,6 +18,7 @@ import (
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/middleware/auth"
 	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
 	"github.com/proconsul/proconsul/pkg/middleware/requestid"
 	"github.com/proconsul/proconsul/pkg/problem"
@@ -371,6 +372,30 @@ func explainRequestID(_ buildInput, q *asked) Step {
 		return Step{Text: "replaces the client's id by a new one"}
 	}
 	return Step{Text: "gives it a new id"}
+}
+
+func explainAuth(b buildInput, q *asked) Step {
+	cfg := *b.settings.Auth
+	var parts []string
+	for _, list := range []struct {
+		what  string
+		names []string
+	}{{"all of ", cfg.AllOf}, {"one of ", cfg.AnyOf}, {"consumers ", cfg.Consumers}, {"groups ", cfg.Groups}, {"scopes ", cfg.Scopes}} {
+		if len(list.names) > 0 {
+			parts = append(parts, list.what+strings.Join(list.names, ", "))
+		}
+	}
+	if cfg.Anonymous {
+		parts = append(parts, "or nobody known")
+	}
+	refusal, err := auth.Peek(cfg, b.deps.Identity.Method, q.r, q.x)
+	if err != nil { // Build has compiled it before
+		refusal = problem.From(err)
+	}
+	if q.x.Consumer != "" {
+		parts = append(parts, "the caller is "+q.x.Consumer)
+	}
+	return Step{Text: strings.Join(parts, "; "), Refusal: refusal}
 }
 
 func explainHeaders(b buildInput, _ *asked) Step {

@@ -13,18 +13,21 @@ import (
 	"sync/atomic"
 
 	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/identity"
 	"github.com/proconsul/proconsul/pkg/limiter"
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
 	"github.com/proconsul/proconsul/pkg/proxy"
 )
 
-// Deps is what routes are built from. Everything in it outlives a table.
+// Deps is what routes are built from. Everything in it but Identity outlives a
+// table.
 type Deps struct {
 	Log       *slog.Logger
 	AccessLog *accesslog.Log // nil: none
 	Metrics   *metrics.Metrics
 	Limiter   *limiter.Limiter
+	Identity  *identity.Directory // of the configuration; nil where no route has auth
 
 	// Upstream returns the upstream of that name.
 	Upstream func(name string) (*proxy.Upstream, error)
@@ -111,6 +114,9 @@ func location(c config.Redirect, r *http.Request) string {
 	}
 	return strings.NewReplacer("{path}", r.URL.EscapedPath(), "{query}", query).Replace(c.To)
 }
+
+// Identity returns who the table's routes know; nil where none asks.
+func (t *Table) Identity() *identity.Directory { return t.deps.Identity }
 
 // Handler serves requests by the current table. It is safe for concurrent use.
 type Handler struct{ table atomic.Pointer[Table] }

@@ -44,6 +44,44 @@ func (m *Metrics) policy(name string) *decisions {
 	return d
 }
 
+// authWords are the parts that a method can have in a decision about a caller.
+var authWords = [...]string{"allowed", "missing", "invalid", "forbidden", "unavailable", "anonymous"}
+
+// authDecisions are the counters of one method, by authWords.
+type authDecisions [len(authWords)]prometheus.Counter
+
+// AuthDecision counts a method's part in a decision about a caller: allowed,
+// missing, invalid, forbidden or unavailable; anonymous where an empty method
+// says that none had one. Other words are not counted.
+func (m *Metrics) AuthDecision(method, result string) {
+	d, ok := m.authMethods.get(orNone(method))
+	if !ok {
+		d = m.authMethod(orNone(method))
+	}
+	if i := slices.Index(authWords[:], result); i >= 0 {
+		d[i].Inc()
+	}
+}
+
+// authMethod makes every result of a method exist at zero.
+func (m *Metrics) authMethod(name string) *authDecisions {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d, ok := m.authMethods.get(name); ok {
+		return d
+	}
+	label := name
+	if !m.auth.room(len(authWords)) {
+		label = Overflow
+	}
+	d := new(authDecisions)
+	for i, word := range authWords {
+		d[i] = m.auth.create(label, word)
+	}
+	m.authMethods.put(name, d)
+	return d
+}
+
 // WatchError counts a blocking query to Consul that failed. watch is the key
 // of the catalog's query.
 func (m *Metrics) WatchError(watch string) { m.watch(orNone(watch)).Inc() }

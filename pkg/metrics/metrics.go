@@ -76,6 +76,7 @@ type Metrics struct {
 	transitions *counters
 
 	decisions   *counters
+	auth        *counters
 	watchErrors *counters
 	propagation prometheus.Histogram
 	redisOps    *histograms
@@ -92,8 +93,10 @@ type Metrics struct {
 	accounts  map[string]*account // by route name
 	upstreams lookup[*Upstream]
 	policies  lookup[*decisions]
-	watches   lookup[prometheus.Counter]
-	ops       lookup[prometheus.Observer]
+
+	authMethods lookup[*authDecisions]
+	watches     lookup[prometheus.Counter]
+	ops         lookup[prometheus.Observer]
 }
 
 // Family describes one metric family, for documentation and for the test that
@@ -148,6 +151,7 @@ func New(o Options) *Metrics {
 	m.transitions = m.counters("proconsul_breaker_transitions_total", "Changes of a breaker's state.", "upstream", "to")
 
 	m.decisions = m.counters("proconsul_ratelimit_decisions_total", "Decisions of the rate limiter.", "policy", "decision")
+	m.auth = m.counters("proconsul_auth_decisions_total", "Parts of the methods of authentication in decisions about callers.", "method", "result")
 	m.watchErrors = m.counters("proconsul_consul_watch_errors_total", "Blocking queries to Consul that failed.", "watch")
 	m.propagation = m.histogram("proconsul_catalog_propagation_seconds", "Time from Consul's answer to the pool that serves by it.", fastBuckets)
 	m.redisOps = m.histograms("proconsul_redis_op_duration_seconds", "Time of calls to Redis, failed ones included.", fastBuckets, "op")
@@ -188,6 +192,7 @@ type Names struct {
 	Routes    []RouteName
 	Upstreams []string
 	Policies  []string // of the rate limiter
+	Auth      []string // methods that routes authenticate by
 	Watches   []string // keys of catalog queries
 }
 
@@ -206,11 +211,18 @@ func (m *Metrics) Declare(n Names) {
 		m.Route(r.Route, r.Upstream)
 	}
 	keepUpstreams, keepPolicies, keepWatches := set(n.Upstreams), set(n.Policies), set(n.Watches)
+	keepAuth := set(n.Auth)
+	if len(keepAuth) > 0 {
+		keepAuth[None] = true // of anonymous callers
+	}
 	for name := range keepUpstreams {
 		m.Upstream(name)
 	}
 	for name := range keepPolicies {
 		m.policy(name)
+	}
+	for name := range keepAuth {
+		m.authMethod(name)
 	}
 	for name := range keepWatches {
 		m.watch(name)
@@ -233,6 +245,9 @@ func (m *Metrics) Declare(n Names) {
 	m.upstreams.deleteExcept(keepUpstreams, m.dropUpstream)
 	m.policies.deleteExcept(keepPolicies, func(name string, _ *decisions) {
 		m.decisions.delete(prometheus.Labels{"policy": name})
+	})
+	m.authMethods.deleteExcept(keepAuth, func(name string, _ *authDecisions) {
+		m.auth.delete(prometheus.Labels{"method": name})
 	})
 	m.watches.deleteExcept(keepWatches, func(name string, _ prometheus.Counter) {
 		m.watchErrors.delete(prometheus.Labels{"watch": name})

@@ -82,7 +82,7 @@ func exercised(t testing.TB) *metrics.Metrics {
 	m.SetState(state)
 	m.Declare(metrics.Names{
 		Routes:    []metrics.RouteName{{Route: "orders", Upstream: "orders"}},
-		Upstreams: []string{"orders"}, Policies: []string{"public"}, Watches: []string{"orders"},
+		Upstreams: []string{"orders"}, Policies: []string{"public"}, Auth: []string{"idp"}, Watches: []string{"orders"},
 	})
 	r := m.Route("orders", "orders")
 	r.Begin()
@@ -91,6 +91,8 @@ func exercised(t testing.TB) *metrics.Metrics {
 	m.Attempt(metrics.Attempt{Upstream: "orders", Route: "orders", Number: 1, Status: 200, Duration: 19 * time.Millisecond})
 	m.Upstream("orders").BreakerTransition("open")
 	m.RateLimitDecision("public", "limited")
+	m.AuthDecision("idp", "invalid")
+	m.AuthDecision("", "anonymous")
 	m.WatchError("orders")
 	m.Propagation(time.Millisecond)
 	m.RedisOp("take", time.Millisecond)
@@ -129,6 +131,9 @@ func TestMetricsHoldWhatHappened(t *testing.T) {
 		`proconsul_instance_ejected{instance_id="n1/orders-2",upstream="orders"} 1`,
 		`proconsul_ratelimit_decisions_total{decision="limited",policy="public"} 1`,
 		`proconsul_ratelimit_decisions_total{decision="fail_open",policy="public"} 0`,
+		`proconsul_auth_decisions_total{method="idp",result="invalid"} 1`,
+		`proconsul_auth_decisions_total{method="idp",result="allowed"} 0`,
+		`proconsul_auth_decisions_total{method="_none",result="anonymous"} 1`,
 		`proconsul_consul_up 1`,
 		`proconsul_consul_watch_errors_total{watch="orders"} 1`,
 		`proconsul_catalog_stale_services 2`,

@@ -92,7 +92,28 @@ func gatewayOwned(name string) bool {
 	case "Forwarded", "Via", "X-Request-Id", "Host":
 		return true
 	}
-	return strings.HasPrefix(name, "X-Forwarded-")
+	return strings.HasPrefix(name, "X-Forwarded-") || Identity(name)
+}
+
+// identityPrefix begins the fields by which the gateway tells instances who
+// called.
+const identityPrefix = "X-Consumer-"
+
+// Identity reports whether a field tells instances who called. Only the
+// gateway may, whoever its peer is, so such fields are taken out of every
+// request at the front. Many frameworks take X_Consumer_Name for the same
+// field, so it is one too.
+func Identity(name string) bool {
+	if len(name) < len(identityPrefix) {
+		return false
+	}
+	for i := range len(identityPrefix) {
+		c, want := name[i], identityPrefix[i]
+		if c|0x20 != want|0x20 && !(c == '_' && want == '-') {
+			return false
+		}
+	}
+	return true
 }
 
 // Claim reports whether the field of that canonical name says who is asking

@@ -44,6 +44,7 @@ const (
 	Draining           Reason = "draining"
 	Maintenance        Reason = "maintenance"
 	LimiterUnavailable Reason = "limiter_unavailable"
+	AuthUnavailable    Reason = "auth_unavailable"
 	LoopDetected       Reason = "loop_detected"
 	Internal           Reason = "internal_error"
 )
@@ -81,6 +82,7 @@ var definitions = map[Reason]definition{
 	Draining:           {503, "This gateway is shutting down", "destination_unavailable"},
 	Maintenance:        {503, "The service is in maintenance", "destination_unavailable"},
 	LimiterUnavailable: {503, "The rate limit cannot be checked", "proxy_internal_error"},
+	AuthUnavailable:    {503, "The credentials cannot be checked for now", "proxy_internal_error"},
 	LoopDetected:       {508, "The request has passed through this gateway before", "proxy_loop_detected"},
 	Internal:           {500, "The gateway failed", "proxy_internal_error"},
 }

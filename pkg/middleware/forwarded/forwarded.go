@@ -62,12 +62,12 @@ func (t *Trusted) Apply(ex *middleware.Exchange, r *http.Request) {
 		ex.ClientIP = canonicalAddr(peer.Addr())
 		ex.Trusted = t.contains(ex.ClientIP)
 	}
-	if !ex.Trusted {
-		for name := range h {
-			if middleware.Claim(name) {
-				delete(h, name)
-			}
+	for name := range h {
+		if !ex.Trusted && middleware.Claim(name) || middleware.Identity(name) {
+			delete(h, name)
 		}
+	}
+	if !ex.Trusted {
 		return
 	}
 	client, index, hops := t.walk(ex.ClientIP, h["X-Forwarded-For"])
