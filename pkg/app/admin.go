@@ -163,3 +163,11 @@ func (a *App) onBreaker(name string, s breaker.State) {
 	a.metrics.Upstream(name).BreakerTransition(s.String())
 	a.tell(ev)
 }
+
+// Endpoints returns what the admin listener answers; none where there is none.
+func (a *App) Endpoints() []admin.Endpoint {
+	if a.admin == nil {
+		return nil
+	}
+	return a.admin.handler.Endpoints()
+}
