@@ -87,14 +87,26 @@ func (b *builder) layerOf(path string) int {
 	return 3
 }
 
+// canonicalSource returns header(NAME) with the name as fields have it, and
+// all else as it is.
+func canonicalSource(text string) string {
+	if name, ok := headerKey(text); ok {
+		return "header(" + http.CanonicalHeaderKey(name) + ")"
+	}
+	return text
+}
+
 func (m *Middleware) canonicalise() {
 	if l := m.RateLimit; l != nil {
 		if l.Rate != (Limit{}) && len(l.Limits) == 0 {
 			l.Limits, l.Rate = []Limit{l.Rate}, Limit{}
 		}
-		if name, ok := headerKey(l.By); ok {
-			l.By = "header(" + http.CanonicalHeaderKey(name) + ")"
+		by := SplitBy(l.By)
+		for i := range by {
+			by[i] = canonicalSource(by[i])
 		}
+		l.By = strings.Join(by, "+")
+		l.Cost = canonicalSource(l.Cost)
 	}
 	if h := m.Headers; h != nil {
 		for _, rules := range []*HeaderRules{&h.Request, &h.Response} {

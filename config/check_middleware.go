@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 )
 
 // checkMiddleware checks the sections of a policy or route at path.
@@ -17,44 +16,6 @@ func (b *builder) checkMiddleware(path string, m Middleware) {
 	if h := m.Headers; h != nil {
 		b.checkHeaders(join(path, "headers.request"), h.Request)
 		b.checkHeaders(join(path, "headers.response"), h.Response)
-	}
-}
-
-// maxLimits bounds how many windows one decision charges.
-const maxLimits = 8
-
-func (b *builder) checkRateLimit(path string, l RateLimit) {
-	if by := join(path, "by"); b.sound(by) {
-		identities := []string{"client_ip", "route", "consumer", "api_key"}
-		name, header := headerKey(l.By)
-		switch {
-		case header && token(name):
-		case header:
-			b.bad(by, l.By, CodeHeader, "names no header", "write header(X-Name)")
-		case !slices.Contains(identities, l.By):
-			b.bad(by, l.By, CodeChoice, "is none of client_ip, route, consumer, api_key, header(NAME)", didYouMean(l.By, append(identities, "header(NAME)")))
-		}
-	}
-	rate, limits := join(path, "rate"), join(path, "limits")
-	if !b.sound(rate) || !b.sound(limits) {
-		return
-	}
-	switch {
-	case l.Rate != (Limit{}):
-		b.exclusive(path, "rate", "limits", true, true)
-	case len(l.Limits) == 0:
-		if !b.meant[rate] && !b.meant[limits] {
-			b.fault(Fault{Path: path, Code: CodeMissing, Message: path + " has neither rate nor limits", Hint: "write rate: 100/1m"})
-		}
-	case len(l.Limits) > maxLimits:
-		b.fault(Fault{Path: limits, Code: CodeRange, Message: fmt.Sprintf("%s has %d entries, and %d are the most", limits, len(l.Limits), maxLimits)})
-	}
-	windows := map[time.Duration]int{}
-	for i, limit := range l.Limits {
-		if j, ok := windows[limit.Window]; ok && len(l.Limits) > 1 {
-			b.bad(at(limits, i), limit.String(), CodeContradicts, fmt.Sprintf("has the window of %s too", at(limits, j)), "keep the smaller one")
-		}
-		windows[limit.Window] = i
 	}
 }
 

@@ -238,17 +238,24 @@ type Auth struct {
 // RateLimit limits how often an identity may pass. All limits of one section
 // are charged together or not at all.
 type RateLimit struct {
-	By           string  `yaml:"by"`                                      // client_ip | route | consumer | api_key | header(NAME)
-	Rate         Limit   `yaml:"rate"`                                    // short for limits with one entry
-	Limits       []Limit `yaml:"limits"`                                  // COUNT/WINDOW, as "100/1m"
-	OnStoreError string  `yaml:"on_store_error" enum:"local|open|closed"` // without Redis: count here, let pass, or refuse
-	HideHeaders  bool    `yaml:"hide_headers"`                            // do not tell clients their limit
+	By           string  `yaml:"by"`                                                        // client_ip | route | consumer | api_key | method | header(NAME) | cookie(NAME), or several with + between them, which are one identity together
+	Rate         Limit   `yaml:"rate"`                                                      // short for limits with one entry
+	Limits       []Limit `yaml:"limits"`                                                    // COUNT/WINDOW, as "100/1m", "5000/day" or "100000/month"
+	Algorithm    string  `yaml:"algorithm" enum:"sliding_window|fixed_window|token_bucket"` // how limits count that are not per day or month
+	Burst        int     `yaml:"burst" min:"0" max:"1000000000"`                            // of a token_bucket; 0: the limit's count
+	Precision    string  `yaml:"precision" enum:"leased|exact"`                             // leased: replicas take tokens ahead of need; exact: every decision asks Redis
+	Zone         string  `yaml:"zone"`                                                      // in which days and months begin, as Europe/Berlin; empty: UTC
+	Cost         string  `yaml:"cost"`                                                      // tokens per request, or header(NAME) for what that field of the request says
+	OnStoreError string  `yaml:"on_store_error" enum:"local|open|closed"`                   // without Redis: count here, let pass, or refuse
+	HideHeaders  bool    `yaml:"hide_headers"`                                              // do not tell clients their limit
 }
 
-// Limit is a count per window, written "100/1m", "20/s" or "1000/1h".
+// Limit is a count per window, written "100/1m", "20/s" or "1000/1h", or per
+// day or month of the calendar, written "5000/day" or "100000/month".
 type Limit struct {
-	Count  int
-	Window time.Duration
+	Count    int
+	Window   time.Duration // of a calendar's the longest that it can be
+	Calendar string        // day, month or empty
 }
 
 // Headers sets, adds and removes fields of requests and answers.

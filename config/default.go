@@ -103,7 +103,10 @@ func DefaultUpstream() Upstream {
 
 // DefaultRateLimit returns what a rate_limit section has before its keys are
 // read.
-func DefaultRateLimit() RateLimit { return RateLimit{By: "client_ip", OnStoreError: "local"} }
+func DefaultRateLimit() RateLimit {
+	// Leased is exact where limits are small, and bounded where they are not.
+	return RateLimit{By: "client_ip", Algorithm: "sliding_window", Precision: "leased", Cost: "1", OnStoreError: "local"}
+}
 
 // DefaultJWT returns what a jwt method has before its keys are read.
 func DefaultJWT() JWTMethod {

@@ -75,10 +75,10 @@ func (p Percent) MarshalText() ([]byte, error) { return []byte(p.String()), nil 
 func (p Percent) Fraction() float64 { return float64(p) / 100 }
 
 // UnmarshalText implements encoding.TextUnmarshaler for "100/1m", "20/s",
-// "5000/d".
+// "5000/d", "5000/day" and "100000/month". The last two follow the calendar.
 func (l *Limit) UnmarshalText(b []byte) error {
 	text := strings.TrimSpace(string(b))
-	bad := &formatError{CodeFormat, "is not a limit (want COUNT/WINDOW, as 100/1m, 20/s or 5000/d)", ""}
+	bad := &formatError{CodeFormat, "is not a limit (want COUNT/WINDOW, as 100/1m, 20/s, 5000/d or 5000/day)", ""}
 	count, window, ok := strings.Cut(text, "/")
 	if !ok {
 		return bad
@@ -88,6 +88,14 @@ func (l *Limit) UnmarshalText(b []byte) error {
 		return bad
 	}
 	window = strings.TrimSpace(window)
+	switch window {
+	case "day":
+		*l = Limit{n, 24 * time.Hour, window}
+		return nil
+	case "month":
+		*l = Limit{n, 31 * 24 * time.Hour, window}
+		return nil
+	}
 	if window != "" && (window[0] < '0' || window[0] > '9') {
 		window = "1" + window
 	}
@@ -99,12 +107,17 @@ func (l *Limit) UnmarshalText(b []byte) error {
 	if err != nil || d <= 0 || d > 366*24*time.Hour/days {
 		return bad
 	}
-	l.Count, l.Window = n, d*days
+	*l = Limit{Count: n, Window: d * days}
 	return nil
 }
 
-// String returns the limit as "100/1m".
-func (l Limit) String() string { return strconv.Itoa(l.Count) + "/" + formatDuration(l.Window) }
+// String returns the limit as "100/1m" or "5000/day".
+func (l Limit) String() string {
+	if l.Calendar != "" {
+		return strconv.Itoa(l.Count) + "/" + l.Calendar
+	}
+	return strconv.Itoa(l.Count) + "/" + formatDuration(l.Window)
+}
 
 // MarshalText implements encoding.TextMarshaler.
 func (l Limit) MarshalText() ([]byte, error) { return []byte(l.String()), nil }

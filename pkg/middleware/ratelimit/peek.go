@@ -35,11 +35,11 @@ type Left struct {
 // Peek returns what New's middleware would decide for a request, and takes
 // nothing.
 func Peek(ctx context.Context, routeName string, cfg config.RateLimit, lim *limiter.Limiter, r *http.Request, x *middleware.Exchange) (Outlook, error) {
-	p, identify, err := compile(routeName, cfg)
+	u, err := compile(routeName, cfg)
 	if err != nil {
 		return Outlook{}, err
 	}
-	d := lim.Peek(ctx, p, identify(r, x))
+	d := lim.Peek(ctx, u.policy, u.identify(r, x))
 	out := Outlook{Decision: verdict(&d)}
 	if !d.Allowed {
 		out.Refusal = refusal(&d)
@@ -53,36 +53,54 @@ func Peek(ctx context.Context, routeName string, cfg config.RateLimit, lim *limi
 
 // Reset gives the identity of a request a route's whole limits back.
 func Reset(ctx context.Context, routeName string, cfg config.RateLimit, lim *limiter.Limiter, r *http.Request, x *middleware.Exchange) error {
-	p, identify, err := compile(routeName, cfg)
+	u, err := compile(routeName, cfg)
 	if err != nil {
 		return err
 	}
-	return lim.Reset(ctx, p, identify(r, x))
+	return lim.Reset(ctx, u.policy, u.identify(r, x))
 }
 
 // RequestOf returns a request of an identity, and its account, for Peek and
-// Reset: key is what requests are told apart by, an address for client_ip and
-// the header's value for api_key and header(NAME). For route it is ignored.
+// Reset: key is what requests are told apart by, an address for client_ip, a
+// name for consumer and method, and the value for api_key, header(NAME) and
+// cookie(NAME). For route it is ignored. Of several identities that are one it
+// has one line each, in their order, and none for route.
 func RequestOf(by, key string) (*http.Request, *middleware.Exchange, error) {
 	r := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/"}, Header: http.Header{}}
 	x := middleware.NewExchange(nil, time.Time{})
-	header, isHeader := strings.CutPrefix(by, "header(")
-	switch {
-	case by == "route":
-	case key == "":
-		return nil, nil, fmt.Errorf("the limit is by %s: a key is needed", by)
-	case by == "client_ip":
-		ip, err := netip.ParseAddr(key)
-		if err != nil {
-			return nil, nil, fmt.Errorf("the limit is by client_ip, and %q is no address", key)
+	var names []string
+	for _, name := range config.SplitBy(by) {
+		if name != "route" {
+			names = append(names, name)
 		}
-		x.ClientIP = ip
-	case by == "api_key":
-		r.Header.Set("X-API-Key", key)
-	case isHeader:
-		r.Header.Set(strings.TrimSpace(strings.TrimSuffix(header, ")")), key)
-	default:
-		return nil, nil, fmt.Errorf("cannot limit by %q", by)
+	}
+	keys := strings.Split(key, "\n")
+	for i, name := range names {
+		if len(keys) != len(names) || keys[i] == "" {
+			return nil, nil, fmt.Errorf("the limit is by %s: a key is needed, of %d lines", by, len(names))
+		}
+		header, isHeader := argument(name, "header")
+		cookie, isCookie := argument(name, "cookie")
+		switch k := keys[i]; {
+		case name == "client_ip":
+			ip, err := netip.ParseAddr(k)
+			if err != nil {
+				return nil, nil, fmt.Errorf("the limit is by client_ip, and %q is no address", k)
+			}
+			x.ClientIP = ip
+		case name == "consumer":
+			x.Consumer = k
+		case name == "method":
+			r.Method = k
+		case name == "api_key":
+			r.Header.Set("X-API-Key", k)
+		case isHeader:
+			r.Header.Set(header, k)
+		case isCookie:
+			r.AddCookie(&http.Cookie{Name: cookie, Value: k})
+		default:
+			return nil, nil, fmt.Errorf("cannot limit by %q", name)
+		}
 	}
 	return r, x, nil
 }

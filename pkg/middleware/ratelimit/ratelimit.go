@@ -1,6 +1,7 @@
 // Package ratelimit limits how often an identity may pass a route: a client's
-// address, a consumer, an API key, any header field, or everybody together. Its
-// settings are config.RateLimit.
+// address, a consumer, an API key, any header field or cookie, a method,
+// several of these as one, or everybody together. Its settings are
+// config.RateLimit.
 //
 // A request above the limit is answered 429 with a Retry-After after which it
 // passes, if nobody else was faster. Every answer tells what is left, as
@@ -9,15 +10,16 @@
 // limits; what an instance says of limits of its own does not pass, because
 // the client could not tell the two apart. hide_headers turns both off.
 //
-// A request without the consumer, key or header that it is counted by is
+// A request without the consumer, key, header or cookie that it is counted by is
 // counted by its client's address, never together with others that lack it too.
 package ratelimit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -45,18 +47,18 @@ func New(routeName string, cfg config.RateLimit, lim *limiter.Limiter, onDecisio
 	if lim == nil {
 		return nil, errors.New("a rate limit needs a limiter")
 	}
-	p, identify, err := compile(routeName, cfg)
+	u, err := compile(routeName, cfg)
 	if err != nil {
 		return nil, err
 	}
 	if onDecision == nil {
 		onDecision = func(string, string) {}
 	}
-	t := newTeller(p, cfg.HideHeaders)
+	t := newTeller(u.policy, cfg.Limits, cfg.HideHeaders)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ex := middleware.Of(w)
-			d := lim.Take(r.Context(), p, identify(r, ex), 1)
+			d := u.take(lim, r, ex)
 			word := verdict(&d)
 			onDecision(routeName, word)
 			if ex != nil {
@@ -91,24 +93,93 @@ func refusal(d *limiter.Decision) *problem.Error {
 	return p
 }
 
-// compile returns what a route's requests are counted by: the policy, and how
-// to tell requests apart.
-func compile(routeName string, cfg config.RateLimit) (*limiter.Policy, func(*http.Request, *middleware.Exchange) string, error) {
+// rule is what a route's requests are counted by.
+type rule struct {
+	policy   *limiter.Policy
+	identify source
+	cost     func(*http.Request) int
+}
+
+func (u *rule) take(lim *limiter.Limiter, r *http.Request, ex *middleware.Exchange) limiter.Decision {
+	return lim.Take(r.Context(), u.policy, u.identify(r, ex), u.cost(r))
+}
+
+// compile returns the rule that a route's settings describe.
+func compile(routeName string, cfg config.RateLimit) (*rule, error) {
 	identify, err := by(cfg.By)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	cost, err := costOf(cfg.Cost)
+	if err != nil {
+		return nil, err
 	}
 	mode, err := limiter.ParseMode(cfg.OnStoreError)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	// Leased is exact where limits are small, and bounded where they are not.
-	s := limiter.Settings{Name: routeName, OnStoreError: mode, Precision: limiter.Leased}
+	precision, err := limiter.ParsePrecision(cmp.Or(cfg.Precision, "leased"))
+	if err != nil {
+		return nil, err
+	}
+	limits, err := limitsOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p, err := limiter.NewPolicy(limiter.Settings{Name: routeName, Limits: limits, OnStoreError: mode, Precision: precision})
+	return &rule{p, identify, cost}, err
+}
+
+// limitsOf returns the settings' limits as the limiter has them: those per day
+// or month follow the calendar, the others the algorithm.
+func limitsOf(cfg config.RateLimit) ([]limiter.Limit, error) {
+	algorithm, err := limiter.ParseAlgorithm(cfg.Algorithm)
+	if err != nil {
+		return nil, err
+	}
+	zone, err := time.LoadLocation(cfg.Zone)
+	if err != nil {
+		return nil, fmt.Errorf("zone: %w", err)
+	}
+	var out []limiter.Limit
 	for _, l := range cfg.Limits {
-		s.Limits = append(s.Limits, limiter.Limit{Count: l.Count, Window: l.Window})
+		limit := limiter.Limit{Count: l.Count, Window: l.Window, Algorithm: algorithm, Burst: cfg.Burst}
+		switch l.Calendar {
+		case "":
+		case "day":
+			limit = limiter.Limit{Count: l.Count, Algorithm: limiter.FixedWindow, Calendar: limiter.Daily, Zone: zone}
+		case "month":
+			limit = limiter.Limit{Count: l.Count, Algorithm: limiter.FixedWindow, Calendar: limiter.Monthly, Zone: zone}
+		default:
+			return nil, fmt.Errorf("no calendar named %q (have: day, month)", l.Calendar)
+		}
+		out = append(out, limit)
 	}
-	p, err := limiter.NewPolicy(s)
-	return p, identify, err
+	return out, nil
+}
+
+// costOf returns what a request costs: a fixed number of tokens, or what a
+// field of the request says. A request whose field is missing, or no number
+// from 1 on, costs one token.
+func costOf(text string) (func(*http.Request) int, error) {
+	if name, ok := strings.CutPrefix(text, "header("); ok && strings.HasSuffix(name, ")") && len(name) > 1 {
+		name = http.CanonicalHeaderKey(strings.TrimSpace(strings.TrimSuffix(name, ")")))
+		return func(r *http.Request) int {
+			if v := r.Header[name]; len(v) == 1 {
+				n, err := strconv.Atoi(v[0])
+				if errors.Is(err, strconv.ErrRange) && v[0][0] != '-' {
+					return math.MaxInt // above every limit
+				}
+				return max(1, n)
+			}
+			return 1
+		}, nil
+	}
+	n, err := strconv.Atoi(cmp.Or(text, "1"))
+	if err != nil || n < 1 {
+		return nil, fmt.Errorf("cost %q is neither a number from 1 on nor header(NAME)", text)
+	}
+	return func(*http.Request) int { return n }, nil
 }
 
 func verdict(d *limiter.Decision) string {
@@ -123,68 +194,6 @@ func verdict(d *limiter.Decision) string {
 		return local
 	}
 	return allowed
-}
-
-// by returns how requests are told apart. Each kind of identity has its own
-// prefix, so that no header's value can pass for an address.
-func by(name string) (func(*http.Request, *middleware.Exchange) string, error) {
-	header, isHeader := strings.CutPrefix(name, "header(")
-	switch {
-	case name == "client_ip":
-		return address, nil
-	case name == "route":
-		return func(*http.Request, *middleware.Exchange) string { return "route" }, nil
-	case name == "consumer":
-		return consumer, nil
-	case name == "api_key":
-		return field("X-API-Key", "api_key:"), nil
-	case isHeader && strings.HasSuffix(header, ")") && len(header) > 1:
-		header = http.CanonicalHeaderKey(strings.TrimSpace(strings.TrimSuffix(header, ")")))
-		return field(header, "header:"+header+":"), nil
-	}
-	return nil, fmt.Errorf("cannot limit by %q (have: client_ip, route, consumer, api_key, header(NAME))", name)
-}
-
-func field(name, prefix string) func(*http.Request, *middleware.Exchange) string {
-	name = http.CanonicalHeaderKey(name)
-	return func(r *http.Request, ex *middleware.Exchange) string {
-		if v := r.Header[name]; len(v) > 0 && v[0] != "" {
-			return prefix + v[0]
-		}
-		return address(r, ex)
-	}
-}
-
-// consumer identifies a request by who was authenticated, whichever of their
-// credentials they showed.
-func consumer(r *http.Request, ex *middleware.Exchange) string {
-	if ex != nil && ex.Consumer != "" {
-		return "consumer:" + ex.Consumer
-	}
-	return address(r, ex)
-}
-
-// address identifies a request by its client's address: all of an IPv4
-// address, and the first 64 bits of an IPv6 one, because a single customer
-// owns at least all addresses behind them.
-func address(r *http.Request, ex *middleware.Exchange) string {
-	var ip netip.Addr
-	if ex != nil {
-		ip = ex.ClientIP
-	}
-	if !ip.IsValid() {
-		peer, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err != nil {
-			return "peer:" + r.RemoteAddr // a test's, or a unix socket's: still not an empty key
-		}
-		ip = peer.Addr()
-	}
-	ip = ip.Unmap().WithZone("")
-	if ip.Is4() {
-		return "ip:" + ip.String()
-	}
-	network, _ := ip.Prefix(64) // cannot fail: 64 bits are there
-	return "ip:" + network.String()
 }
 
 // The fields that clients read. The IETF's names are in their canonical form.
@@ -204,19 +213,20 @@ type teller struct {
 	policy []string // the value of RateLimit-Policy, ready to be a header's
 }
 
-func newTeller(p *limiter.Policy, hidden bool) *teller {
+func newTeller(p *limiter.Policy, written []config.Limit, hidden bool) *teller {
 	t := &teller{hidden: hidden}
 	seen := map[string]int{}
 	var policies []string
-	for _, l := range p.Limits() {
-		name := window(l.Window)
+	for i, l := range p.Limits() {
+		name := cmp.Or(written[i].Calendar, window(l.Window))
 		if seen[name]++; seen[name] > 1 {
 			name += "-" + strconv.Itoa(seen[name])
 		}
 		t.names = append(t.names, `"`+name+`"`)
-		t.counts = append(t.counts, strconv.Itoa(l.Count))
-		item := fmt.Sprintf(`"%s";q=%d`, name, l.Count)
-		if w := int64(l.Window / time.Second); w > 0 && l.Window%time.Second == 0 {
+		count := cmp.Or(l.Burst, l.Count) // the most that Remaining can be
+		t.counts = append(t.counts, strconv.Itoa(count))
+		item := fmt.Sprintf(`"%s";q=%d`, name, count)
+		if w := int64(l.Window / time.Second); w > 0 && l.Burst == 0 && l.Window%time.Second == 0 {
 			item += ";w=" + strconv.FormatInt(w, 10) // whole seconds only
 		}
 		policies = append(policies, item)

@@ -1,6 +1,7 @@
 package ratelimit_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -43,6 +44,7 @@ type visitor struct {
 	ip       string
 	header   http.Header
 	consumer string
+	method   string
 }
 
 // visit sends a request and returns the answer and the account of it.
@@ -54,7 +56,7 @@ func visit(t testing.TB, mw middleware.Middleware, v visitor, h http.Handler) (*
 		ex.ClientIP = netip.MustParseAddr(v.ip)
 	}
 	ex.Consumer = v.consumer
-	r := httptest.NewRequest("GET", "/", nil)
+	r := httptest.NewRequest(cmp.Or(v.method, "GET"), "/", nil)
 	if v.header != nil {
 		r.Header = v.header
 	}
@@ -136,6 +138,17 @@ func TestWhoIsCountedTogether(t *testing.T) {
 		{"no consumer, two addresses", "consumer", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, false},
 		{"a consumer is no address", "consumer", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2", consumer: "192.0.2.1"}, false},
 		{"one header value", "header(x-tenant)", visitor{ip: "192.0.2.1", header: h("X-Tenant", "t")}, visitor{ip: "192.0.2.2", header: h("X-Tenant", "t")}, true},
+		{"one method", "method", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, true},
+		{"two methods", "method", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.1", method: "POST"}, false},
+		{"two invented methods", "method", visitor{ip: "192.0.2.1", method: "FOO"}, visitor{ip: "192.0.2.1", method: "BAR"}, true},
+		{"one cookie", "cookie(sid)", visitor{ip: "192.0.2.1", header: h("Cookie", "a=b; sid=1")}, visitor{ip: "192.0.2.2", header: h("Cookie", "sid=1")}, true},
+		{"two cookies", "cookie(sid)", visitor{ip: "192.0.2.1", header: h("Cookie", "sid=1")}, visitor{ip: "192.0.2.1", header: h("Cookie", "sid=2")}, false},
+		{"no cookie, two addresses", "cookie(sid)", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, false},
+		{"a cookie is no address", "cookie(sid)", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2", header: h("Cookie", "sid=192.0.2.1")}, false},
+		{"both the same", "consumer+method", visitor{ip: "192.0.2.1", consumer: "acme"}, visitor{ip: "192.0.2.2", consumer: "acme"}, true},
+		{"the second differs", "consumer + method", visitor{ip: "192.0.2.1", consumer: "acme"}, visitor{ip: "192.0.2.1", consumer: "acme", method: "PUT"}, false},
+		{"the first differs", "consumer+method", visitor{ip: "192.0.2.1", consumer: "acme"}, visitor{ip: "192.0.2.1", consumer: "other"}, false},
+		{"a value that reaches over", "header(a)+header(b)", visitor{ip: "192.0.2.1", header: h("A", "x10:header:B:y", "B", "z")}, visitor{ip: "192.0.2.1", header: h("A", "x", "B", "y10:header:B:z")}, false},
 		{"no header, two addresses", "header(X-Tenant)", visitor{ip: "192.0.2.1"}, visitor{ip: "192.0.2.2"}, false},
 	}
 	for _, tt := range tests {
@@ -305,10 +318,94 @@ func TestWithoutAnExchange(t *testing.T) {
 	}
 }
 
+// What a request costs is taken at once; what costs more than the limit never
+// passes, and what a client writes that is no number costs one.
+func TestCosts(t *testing.T) {
+	tests := []struct {
+		cost, field string
+		status      int
+		left        string
+	}{
+		{"", "", 200, "9"},
+		{"3", "", 200, "7"},
+		{"header(x-cost)", "4", 200, "6"},
+		{"header(X-Cost)", "", 200, "9"},
+		{"header(X-Cost)", "-4", 200, "9"},
+		{"header(X-Cost)", "many", 200, "9"},
+		{"header(X-Cost)", "-99999999999999999999", 200, "9"},
+		{"header(X-Cost)", "11", 429, ""},
+		{"header(X-Cost)", "99999999999999999999", 429, ""},
+	}
+	for _, tt := range tests {
+		cfg := perMinute(10)
+		cfg.Cost = tt.cost
+		mw, err := ratelimit.New("orders", cfg, own(t), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, _ := visit(t, mw, visitor{ip: "192.0.2.1", header: http.Header{"X-Cost": {tt.field}}}, http.HandlerFunc(ok))
+		if resp.StatusCode != tt.status || resp.Header.Get("X-RateLimit-Remaining") != tt.left {
+			t.Errorf("cost %q, field %q: %d with %q left", tt.cost, tt.field, resp.StatusCode, resp.Header.Get("X-RateLimit-Remaining"))
+		}
+	}
+}
+
+// Each algorithm is told to clients by what it admits at once.
+func TestAlgorithms(t *testing.T) {
+	limit := func(text string) (l config.Limit) {
+		if err := l.UnmarshalText([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	tests := []struct {
+		name   string
+		change func(*config.RateLimit)
+		policy string
+		passes int
+	}{
+		{"bucket", func(c *config.RateLimit) { c.Algorithm, c.Burst = "token_bucket", 5 }, `"1h";q=5`, 5},
+		{"bucket of its count", func(c *config.RateLimit) { c.Algorithm = "token_bucket" }, `"1h";q=3;w=3600`, 3},
+		{"fixed", func(c *config.RateLimit) { c.Algorithm = "fixed_window" }, `"1h";q=3;w=3600`, 3},
+		{"exact", func(c *config.RateLimit) { c.Precision = "exact" }, `"1h";q=3;w=3600`, 3},
+		{"calendar", func(c *config.RateLimit) {
+			c.Limits, c.Zone = []config.Limit{limit("2/day"), limit("9/month"), limit("5/1d")}, "Europe/Berlin"
+		}, `"day";q=2, "month";q=9, "1d";q=5;w=86400`, 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := config.RateLimit{By: "client_ip", Limits: []config.Limit{{Count: 3, Window: time.Hour}}}
+			tt.change(&cfg)
+			mw, err := ratelimit.New("orders", cfg, own(t), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range tt.passes + 1 {
+				resp, _ := visit(t, mw, visitor{ip: "192.0.2.1"}, http.HandlerFunc(ok))
+				if got := resp.Header.Get("RateLimit-Policy"); got != tt.policy {
+					t.Errorf("policy %s, want %s", got, tt.policy)
+				}
+				if passed := resp.StatusCode == 200; passed != (i < tt.passes) {
+					t.Errorf("request %d got %d", i+1, resp.StatusCode)
+				}
+			}
+		})
+	}
+}
+
 func TestBadSettings(t *testing.T) {
 	good := perMinute(1)
 	for name, change := range map[string]func(*config.RateLimit){
-		"unknown identity": func(c *config.RateLimit) { c.By = "cookie" },
+		"unknown identity": func(c *config.RateLimit) { c.By = "claim" },
+		"empty cookie":     func(c *config.RateLimit) { c.By = "cookie()" },
+		"half a list":      func(c *config.RateLimit) { c.By = "client_ip+" },
+		"no algorithm":     func(c *config.RateLimit) { c.Algorithm = "leaky" },
+		"no precision":     func(c *config.RateLimit) { c.Precision = "vague" },
+		"burst of windows": func(c *config.RateLimit) { c.Burst = 5 },
+		"no zone":          func(c *config.RateLimit) { c.Zone = "Mars/Olympus" },
+		"no calendar":      func(c *config.RateLimit) { c.Limits = []config.Limit{{Count: 1, Calendar: "year"}} },
+		"no cost":          func(c *config.RateLimit) { c.Cost = "0" },
+		"cost of nothing":  func(c *config.RateLimit) { c.Cost = "header()" },
 		"empty header":     func(c *config.RateLimit) { c.By = "header()" },
 		"unknown mode":     func(c *config.RateLimit) { c.OnStoreError = "maybe" },
 		"no limits":        func(c *config.RateLimit) { c.Limits = nil },

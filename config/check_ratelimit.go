@@ -1,0 +1,140 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	_ "time/tzdata" // zones of days and months, where the image has none
+)
+
+// maxLimits bounds how many windows one decision charges.
+const maxLimits = 8
+
+// SplitBy returns the identities that a rate limit's by names, which are one
+// identity together: client_ip+header(X-Team) is each team's at each address.
+// A + inside parentheses belongs to the name there.
+func SplitBy(by string) []string {
+	var parts []string
+	depth, from := 0, 0
+	for i := range len(by) {
+		switch by[i] {
+		case '(':
+			depth++
+		case ')':
+			depth--
+		case '+':
+			if depth == 0 {
+				parts = append(parts, strings.TrimSpace(by[from:i]))
+				from = i + 1
+			}
+		}
+	}
+	return append(parts, strings.TrimSpace(by[from:]))
+}
+
+func (b *builder) checkRateLimit(path string, l RateLimit) {
+	b.checkBy(path, l)
+	if zone := join(path, "zone"); b.sound(zone) {
+		// LoadLocation takes "" for UTC and "Local" for the machine's own,
+		// which is not the same on every replica.
+		if _, err := time.LoadLocation(l.Zone); err != nil || l.Zone == "Local" {
+			b.bad(zone, l.Zone, CodeFormat, "is no time zone", "write it as Europe/Berlin")
+		}
+	}
+	if burst := join(path, "burst"); b.sound(burst) && l.Burst > 0 && l.Algorithm != "token_bucket" {
+		b.bad(burst, strconv.Itoa(l.Burst), CodeContradicts, "is nothing to a "+l.Algorithm, "write algorithm: token_bucket")
+	}
+	rate, limits := join(path, "rate"), join(path, "limits")
+	if !b.sound(rate) || !b.sound(limits) {
+		return
+	}
+	switch {
+	case l.Rate != (Limit{}):
+		b.exclusive(path, "rate", "limits", true, true)
+	case len(l.Limits) == 0:
+		if !b.meant[rate] && !b.meant[limits] {
+			b.fault(Fault{Path: path, Code: CodeMissing, Message: path + " has neither rate nor limits", Hint: "write rate: 100/1m"})
+		}
+	case len(l.Limits) > maxLimits:
+		b.fault(Fault{Path: limits, Code: CodeRange, Message: fmt.Sprintf("%s has %d entries, and %d are the most", limits, len(l.Limits), maxLimits)})
+	}
+	windows := map[Limit]int{}
+	for i, limit := range l.Limits {
+		p := at(limits, i)
+		if _, ok := b.places[rate]; ok {
+			p = rate
+		}
+		window := limit
+		window.Count = 0
+		if j, ok := windows[window]; ok && len(l.Limits) > 1 {
+			b.bad(p, limit.String(), CodeContradicts, fmt.Sprintf("has the window of %s too", at(limits, j)), "keep the smaller one")
+		}
+		windows[window] = i
+		switch {
+		case limit.Count > 1_000_000_000:
+			b.bad(p, limit.String(), CodeRange, "is more than a billion", "")
+		case limit.Calendar == "" && limit.Window < 10*time.Millisecond:
+			b.bad(p, limit.String(), CodeRange, "has a window below 10ms", "")
+		case limit.Calendar == "" && l.Algorithm == "token_bucket" && limit.Window.Microseconds() < int64(limit.Count):
+			b.bad(p, limit.String(), CodeRange, "refills a token_bucket faster than a million times a second", "")
+		}
+	}
+	b.checkCost(path, l)
+}
+
+// checkBy checks each identity that by names.
+func (b *builder) checkBy(path string, l RateLimit) {
+	by := join(path, "by")
+	if !b.sound(by) {
+		return
+	}
+	identities := []string{"client_ip", "route", "consumer", "api_key", "method"}
+	parts := SplitBy(l.By)
+	for i, part := range parts {
+		header, isHeader := headerKey(part)
+		cookie, isCookie := strings.CutPrefix(part, "cookie(")
+		cookie, closed := strings.CutSuffix(cookie, ")")
+		switch {
+		case isHeader && !token(header):
+			b.bad(by, part, CodeHeader, "names no header", "write header(X-Name)")
+		case isCookie && !(closed && token(cookie)):
+			b.bad(by, part, CodeHeader, "names no cookie", "write cookie(name)")
+		case !isHeader && !isCookie && !slices.Contains(identities, part):
+			b.bad(by, part, CodeChoice, "is none of client_ip, route, consumer, api_key, method, header(NAME), cookie(NAME)",
+				didYouMean(part, append(identities, "header(NAME)", "cookie(NAME)")))
+		case slices.Contains(parts[:i], part):
+			b.bad(by, part, CodeContradicts, "is named twice", "")
+		}
+	}
+}
+
+// checkCost checks that some request can pass at all.
+func (b *builder) checkCost(path string, l RateLimit) {
+	p := join(path, "cost")
+	if !b.sound(p) {
+		return
+	}
+	if header, ok := headerKey(l.Cost); ok {
+		if !token(header) {
+			b.bad(p, l.Cost, CodeHeader, "names no header", "write header(X-Cost)")
+		}
+		return
+	}
+	cost, err := strconv.Atoi(l.Cost)
+	if err != nil || cost < 1 {
+		b.bad(p, l.Cost, CodeFormat, "is neither a number from 1 on nor header(NAME)", "")
+		return
+	}
+	for _, limit := range l.Limits {
+		room := limit.Count
+		if l.Algorithm == "token_bucket" && l.Burst > 0 && limit.Calendar == "" {
+			room = l.Burst
+		}
+		if cost > room {
+			b.bad(p, l.Cost, CodeContradicts, fmt.Sprintf("is above %s: no request would ever pass", limit), "")
+			return
+		}
+	}
+}
