@@ -287,6 +287,7 @@ type Upstream struct {
 	Instances   []Static      `yaml:"instances"`                                          // fixed instances instead of Consul's
 	Scheme      string        `yaml:"scheme" enum:"http|https|h2c"`                       // that instances speak
 	TLS         ClientTLS     `yaml:"tls"`                                                // for scheme https
+	Engine      string        `yaml:"engine" enum:"std|fast"`                             // net/http's transport, or our own strict one for scheme http
 	Balance     string        `yaml:"balance" enum:"round_robin|weighted|least_requests"` // how the pool picks
 	SlowStart   time.Duration `yaml:"slow_start" max:"1h"`                                // ramp of an instance that joins a warm pool; 0: none
 	Timeout     Timeout       `yaml:"timeout"`                                            // bounds of the phases of a request

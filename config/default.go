@@ -63,6 +63,7 @@ func DefaultListen() Listen {
 func DefaultUpstream() Upstream {
 	return Upstream{
 		Scheme: "http",
+		Engine: "std",
 		// Honours Consul's weights; with equal ones it is plain round robin.
 		Balance: "weighted",
 		Timeout: Timeout{

@@ -26,7 +26,7 @@ var floors = map[string][]string{
 	"pkg/app":                  {"*"},
 	"pkg/echo":                 {"consul"},
 	"pkg/gateway":              {"config", "balancer", "discovery", "pkg/proxy", "pkg/breaker", "pkg/identity", "pkg/limiter", "pkg/metrics", "pkg/problem", "pkg/middleware", "pkg/middleware/*"},
-	"pkg/proxy":                {"balancer", "discovery", "pkg/breaker", "pkg/middleware", "pkg/problem"},
+	"pkg/proxy":                {"balancer", "discovery", "pkg/breaker", "pkg/middleware", "pkg/problem", "pkg/transport"},
 	"pkg/middleware":           {"pkg/problem"},
 	"pkg/middleware/*":         {"pkg/middleware", "config", "pkg/problem"},
 	"pkg/middleware/auth":      {"pkg/middleware", "config", "pkg/problem", "pkg/identity"},

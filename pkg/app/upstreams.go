@@ -235,6 +235,7 @@ func (us *upstreams) poolOptions(c config.Upstream, probe func(context.Context, 
 func proxySettings(c config.Upstream) proxy.Settings {
 	return proxy.Settings{
 		Scheme: c.Scheme,
+		Engine: c.Engine,
 		TLS: proxy.TLS{CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile,
 			ServerName: c.TLS.ServerName, SkipVerify: c.TLS.SkipVerify},
 		Connect:  c.Timeout.Connect,

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -25,10 +26,26 @@ import (
 	"github.com/proconsul/proconsul/pkg/proxy"
 )
 
+// engine is the one that the tests run on now: TestMain runs them all on both.
+var engine = proxy.EngineStd
+
+type bothEngines struct{ m *testing.M }
+
+// Run implements goleak.TestingM.
+func (b bothEngines) Run() int {
+	code := b.m.Run()
+	if f := flag.Lookup("test.bench"); code != 0 || f != nil && f.Value.String() != "" {
+		return code
+	}
+	fmt.Println("engine fast:")
+	engine = proxy.EngineFast
+	return b.m.Run()
+}
+
 func TestMain(m *testing.M) {
 	// hystrix keeps two goroutines per command for the life of the process,
 	// and go-cmp of its own makes none.
-	goleak.VerifyTestMain(m,
+	goleak.VerifyTestMain(bothEngines{m},
 		goleak.IgnoreAnyFunction("github.com/afex/hystrix-go/hystrix.(*metricExchange).Monitor"),
 		goleak.IgnoreAnyFunction("github.com/afex/hystrix-go/hystrix.(*poolMetrics).Monitor"),
 	)
@@ -61,7 +78,7 @@ type gateOptions struct {
 
 func defaults() proxy.Settings {
 	return proxy.Settings{
-		Scheme: "http", Connect: time.Second, Response: 5 * time.Second, Total: 10 * time.Second, Idle: 30 * time.Second,
+		Scheme: "http", Engine: engine, Connect: time.Second, Response: 5 * time.Second, Total: 10 * time.Second, Idle: 30 * time.Second,
 		Retry: proxy.Retry{Attempts: 2, On: []string{"refused", "reset"}, Methods: []string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"}, Budget: 0.2, MinRate: 100},
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/proconsul/proconsul/pkg/transport"
 )
 
 // How connections to instances are kept.
@@ -23,6 +25,12 @@ const (
 	pingWait            = 5 * time.Second
 	defaultConnectLimit = 10 * time.Second
 	defaultIdle         = 55 * time.Second
+)
+
+// Engines that speak HTTP/1.1 to instances.
+const (
+	EngineStd  = "std"  // net/http's transport
+	EngineFast = "fast" // pkg/transport; https, h2c and upgrades stay with net/http
 )
 
 // TLS is how instances of an https upstream are verified, and who the gateway
@@ -39,6 +47,7 @@ type TLS struct {
 // an equal key keeps the transport and its connections.
 type transportKey struct {
 	scheme        string
+	engine        string
 	connect, idle time.Duration
 	serverName    string
 	skipVerify    bool
@@ -46,7 +55,14 @@ type transportKey struct {
 }
 
 func keyOf(s Settings) (transportKey, error) {
-	k := transportKey{scheme: s.Scheme, connect: s.Connect, idle: s.Idle}
+	k := transportKey{scheme: s.Scheme, engine: s.Engine, connect: s.Connect, idle: s.Idle}
+	switch k.engine {
+	case "":
+		k.engine = EngineStd
+	case EngineStd, EngineFast:
+	default:
+		return k, fmt.Errorf("engine %q is not std or fast", k.engine)
+	}
 	if k.connect <= 0 {
 		k.connect = defaultConnectLimit
 	}
@@ -76,8 +92,14 @@ func keyOf(s Settings) (transportKey, error) {
 // transports are one upstream's connections to its instances.
 type transports struct {
 	key     transportKey
-	main    *http.Transport
-	upgrade *http.Transport // HTTP/1.1 only, since only that can switch protocols; may be main
+	main    pooled
+	upgrade pooled // HTTP/1.1 only, since only that can switch protocols; may be main
+}
+
+// pooled is a transport of either engine.
+type pooled interface {
+	http.RoundTripper
+	CloseIdleConnections()
 }
 
 func newTransports(k transportKey) (*transports, error) {
@@ -100,6 +122,9 @@ func newTransports(k transportKey) (*transports, error) {
 		return nil, fmt.Errorf("scheme %q is not http, https or h2c", k.scheme)
 	}
 	t := &transports{key: k, main: newTransport(k, &protocols, conf)}
+	if k.engine == EngineFast && k.scheme == "http" {
+		t.main = newFastTransport(k, t.main)
+	}
 	t.upgrade = t.main
 	if k.scheme != "http" {
 		t.upgrade = newTransport(k, &one, conf)
@@ -184,6 +209,27 @@ func newTransport(k transportKey, protocols *http.Protocols, conf *tls.Config) *
 		return tc, nil
 	}
 	return t
+}
+
+// newFastTransport returns a transport of the fast engine, which hands what it
+// does not do to std.
+func newFastTransport(k transportKey, std http.RoundTripper) *transport.Transport {
+	dialer := &net.Dialer{KeepAlive: keepAlivePeriod}
+	return transport.New(transport.Options{
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, &connectError{err: err}
+			}
+			return c, nil
+		},
+		MaxIdlePerHost:    maxIdlePerInstance,
+		IdleTimeout:       k.idle,
+		ConnectTimeout:    k.connect,
+		ContinueTimeout:   continueWait,
+		MaxResponseHeader: maxResponseHeader,
+		Fallback:          std,
+	})
 }
 
 // instanceConn is a connection to an instance that tells the upload on it when

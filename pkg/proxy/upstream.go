@@ -19,6 +19,7 @@ import (
 type Settings struct {
 	Scheme string // http, https or h2c
 	TLS    TLS    // for https
+	Engine string // std or fast; empty: std
 
 	Connect  time.Duration // one connection, including its TLS handshake; 0: 10 s
 	Response time.Duration // one try, until its header; 0: no bound
@@ -116,7 +117,7 @@ func (u *Upstream) Breaker() *breaker.Breaker { return u.breaker }
 
 // Configure replaces the settings, or changes nothing and says why it cannot.
 // Connections survive unless a setting that makes them what they are changes:
-// scheme, TLS, connect or idle timeout. Certificate files are read again.
+// scheme, engine, TLS, connect or idle timeout. Certificate files are read again.
 func (u *Upstream) Configure(s Settings) error {
 	next, err := u.compile(s)
 	if err != nil {
