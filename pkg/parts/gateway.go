@@ -132,9 +132,12 @@ func (r *Replica) URL(path string) string { return "http://" + r.Addr + path }
 
 // Status asks for the status; the error is that of a replica which does not
 // answer.
-func (r *Replica) Status() (admin.Status, error) {
+func (r *Replica) Status() (admin.Status, error) { return Status(r.Admin) }
+
+// Status asks the gateway whose admin listener is at addr for its status.
+func Status(addr string) (admin.Status, error) {
 	var s admin.Status
-	resp, err := get("http://" + r.Admin + "/api/v1/status")
+	resp, err := get("http://" + addr + "/api/v1/status")
 	if err != nil {
 		return s, err
 	}
@@ -200,12 +203,15 @@ func (r *Replica) Metric(family string, labels ...string) (sum float64, ok bool)
 	return sum, ok
 }
 
-// Series returns how many series the replica exposes.
-func (r *Replica) Series() int {
-	r.t.Helper()
-	resp, err := get("http://" + r.Admin + "/metrics")
-	if err != nil || resp.code != http.StatusOK {
-		r.t.Fatalf("replica %s: metrics: %d %v", r.Addr, resp.code, err)
+// Series returns how many series the gateway whose admin listener is at addr
+// exposes.
+func Series(addr string) (int, error) {
+	resp, err := get("http://" + addr + "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	if resp.code != http.StatusOK {
+		return 0, fmt.Errorf("metrics: %d %s", resp.code, resp.body)
 	}
 	n := 0
 	for line := range strings.Lines(string(resp.body)) {
@@ -213,7 +219,7 @@ func (r *Replica) Series() int {
 			n++
 		}
 	}
-	return n
+	return n, nil
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
@@ -245,12 +251,16 @@ type EchoOptions struct {
 	ID     string // of the instance
 	Weight int    // 0: 1
 	Args   []string
+	// Everywhere makes the one process answer at every loopback address, so
+	// that it can be registered as many instances.
+	Everywhere bool
 }
 
 // Echo is a running instance of the sample service.
 type Echo struct {
 	process
 	Addr string // host:port
+	Port int
 	ID   string
 }
 
@@ -261,13 +271,16 @@ func (b Binaries) StartEcho(t testing.TB, o EchoOptions) *Echo {
 	t.Helper()
 	dir := t.TempDir()
 	port := FreePorts(t, 1)[0]
-	e := &Echo{Addr: fmt.Sprintf("127.0.0.1:%d", port), ID: o.ID}
+	e := &Echo{Addr: fmt.Sprintf("127.0.0.1:%d", port), Port: port, ID: o.ID}
 	agent := o.Consul
 	if agent == "" {
 		agent = "none"
 	}
 	args := append([]string{"-name", o.Name, "-id", o.ID, "-port", fmt.Sprint(port), "-weight", fmt.Sprint(max(o.Weight, 1)),
 		"-consul", agent, "-drain-delay", "500ms"}, o.Args...)
+	if o.Everywhere {
+		args = append(args, "-addr", "0.0.0.0")
+	}
 	e.process = process{t: t, path: b.Echo(), args: args,
 		stdout: filepath.Join(dir, "stdout"), stderr: filepath.Join(dir, "stderr"), ready: func() error {
 			resp, err := get("http://" + e.Addr + "/healthz")
