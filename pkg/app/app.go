@@ -111,8 +111,9 @@ type loaded struct {
 
 // New opens the listeners and prepares everything that cfg asks for. It starts
 // nothing; on an error all that was opened is closed again.
-func New(cfg *config.Config, o Options) (a *App, err error) {
-	a = &App{options: o, log: o.Log, id: replicaID(), started: time.Now(), ready: make(chan struct{})}
+func New(cfg *config.Config, o Options) (_ *App, err error) {
+	// Not a named result: a return of nil would take it from the unwinding.
+	a := &App{options: o, log: o.Log, id: replicaID(), started: time.Now(), ready: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.stack.unwind())

@@ -1,0 +1,123 @@
+package app_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/app"
+)
+
+func parse(t *testing.T, text string) *config.Config {
+	t.Helper()
+	cfg, err := config.Parse("proconsul.yaml", []byte(text), config.LoadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func quiet() app.Options {
+	return app.Options{Log: slog.New(slog.DiscardHandler), AccessLog: io.Discard}
+}
+
+// TestTakenPort starts with a port that is not free: the error names it, and
+// the listeners that had been opened by then are closed again.
+func TestTakenPort(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := free.Addr().String()
+	free.Close()
+	_, err = app.New(parse(t, fmt.Sprintf("version: 1\nconsul: {disabled: true}\nlisten:\n  - {name: one, addr: %q}\n  - {name: two, addr: %q}\n",
+		first, taken.Addr())), quiet())
+	if err == nil || !strings.Contains(err.Error(), "listener two") || !strings.Contains(err.Error(), taken.Addr().String()) {
+		t.Errorf("got error %v, want one that names the listener and its address", err)
+	}
+	again, err := net.Listen("tcp", first)
+	if err != nil {
+		t.Fatalf("the first listener was left open: %v", err)
+	}
+	again.Close()
+}
+
+// TestHalfClosedTunnel ends an instance's direction of a switched connection:
+// the client hears of it, and what it says after that still arrives.
+func TestHalfClosedTunnel(t *testing.T) {
+	instance, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer instance.Close()
+	heard := make(chan string, 1)
+	go func() {
+		defer close(heard)
+		c, err := instance.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		r := bufio.NewReader(c)
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\nbye")
+		_ = c.(*net.TCPConn).CloseWrite()
+		rest, _ := io.ReadAll(r)
+		heard <- string(rest)
+	}()
+	a, err := app.New(parse(t, fmt.Sprintf(`version: 1
+listen: [{name: public, addr: "127.0.0.1:0"}]
+admin: {addr: "127.0.0.1:0"}
+consul: {disabled: true}
+shutdown: {delay: 0s, grace: 1s}
+upstreams: [{name: chat, instances: [{address: %q}]}]
+routes: [{name: chat, match: {path: /}, upstream: {service: chat}}]
+`, instance.Addr())), quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	<-a.Ready()
+
+	c, err := net.Dial("tcp", a.Addr("public"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n")
+	answer, err := io.ReadAll(c) // until the instance's direction ends
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 101 ") || !strings.HasSuffix(string(answer), "\r\n\r\nbye") {
+		t.Fatalf("client got %q, %v", answer, err)
+	}
+	if _, err := io.WriteString(c, "one more word"); err != nil {
+		t.Errorf("the client's direction was ended with the instance's: %v", err)
+	}
+	_ = c.(*net.TCPConn).CloseWrite()
+	if got := <-heard; got != "one more word" {
+		t.Errorf("instance heard %q after it had said its last", got)
+	}
+}
