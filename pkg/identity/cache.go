@@ -64,14 +64,3 @@ func (c *cache[K, V]) put(k K, v V, expires, now time.Time) {
 	}
 	s.m[k] = kept[V]{v, expires}
 }
-
-func (c *cache[K, V]) len() int {
-	n := 0
-	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.RLock()
-		n += len(s.m)
-		s.mu.RUnlock()
-	}
-	return n
-}
