@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -15,6 +16,7 @@ import (
 const (
 	readBufferSize  = 8 << 10
 	writeBufferSize = 32 << 10
+	maxYields       = 64 // to the end of an upload; a few microseconds
 )
 
 // conn is a connection to an instance. Only the goroutine that reads the
@@ -141,6 +143,11 @@ func (c *conn) finish(clean bool) {
 		return
 	}
 	u := c.upload
+	// The answer may be quicker than the upload's goroutine, which has done its
+	// work and only has to say so: the next request would miss the connection.
+	for n := 0; clean && n < maxYields && u.last.Load() && c.ends.Load() == 0; n++ {
+		runtime.Gosched()
+	}
 	switch {
 	case !clean:
 		c.cut()

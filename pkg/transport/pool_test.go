@@ -414,6 +414,7 @@ func TestTLS(t *testing.T) {
 			if r.body != "HTTP/1.1 hello" || r.TLS == nil || r.TLS.Version < tls.VersionTLS12 {
 				t.Errorf("got %q over %v", r.body, r.TLS)
 			}
+			eventually(t, "upload not over", func() bool { return tr.Stats().Active == 0 })
 			mustDo(t, tr, request(t, "GET", s.URL, nil))
 		}
 		if conns.Load() != 1 || tr.Stats().Stale != 0 {
@@ -510,18 +511,21 @@ func TestCancellation(t *testing.T) {
 					kind += " (swept)"
 				}
 				t.Run(name+" "+kind, func(t *testing.T) {
-					closed := make(chan struct{})
+					t.Parallel()
+					reached, closed := make(chan struct{}, 1), make(chan struct{})
 					s := serve(t, func(c net.Conn, r *bufio.Reader, _ int) {
 						defer close(closed)
 						if _, err := readHeadOf(r); err != nil {
 							return
 						}
 						_, _ = io.WriteString(c, stage.answer)
+						reached <- struct{}{}
 						_, _ = io.Copy(io.Discard, r)
 					})
 					o := transport.Options{Sweep: sweep}
 					if stage.dial {
 						o.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+							reached <- struct{}{}
 							<-ctx.Done()
 							return nil, ctx.Err()
 						}
@@ -531,12 +535,9 @@ func TestCancellation(t *testing.T) {
 					want := why
 					if deadline {
 						var stop context.CancelFunc
-						ctx, stop = context.WithTimeout(ctx, 30*time.Millisecond)
+						ctx, stop = context.WithTimeout(ctx, 500*time.Millisecond)
 						defer stop()
 						want = context.DeadlineExceeded
-					} else {
-						timer := time.AfterFunc(30*time.Millisecond, func() { cancel(why) })
-						defer timer.Stop()
 					}
 					defer cancel(nil)
 					var body io.Reader
@@ -551,16 +552,25 @@ func TestCancellation(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
+					if !deadline && !stage.read {
+						go func() {
+							<-reached
+							cancel(why)
+						}()
+					}
 					resp, err := tr.RoundTrip(req)
 					if stage.read {
 						if err != nil {
 							t.Fatal(err)
 						}
-						var b []byte
-						b, err = io.ReadAll(resp.Body)
-						if string(b) != "hello" {
-							t.Errorf("got %q before the end", b)
+						b := make([]byte, 5)
+						if _, err := io.ReadFull(resp.Body, b); string(b) != "hello" {
+							t.Errorf("got %q, %v before the end", b, err)
 						}
+						if !deadline {
+							time.AfterFunc(time.Millisecond, func() { cancel(why) })
+						}
+						_, err = resp.Body.Read(b)
 						resp.Body.Close()
 					}
 					if !errors.Is(err, want) {
@@ -598,14 +608,16 @@ func TestCancellation(t *testing.T) {
 		s := numbered(t)
 		for _, sweep := range []time.Duration{0, time.Millisecond} {
 			tr := client(t, transport.Options{Sweep: sweep})
+			var last context.Context
 			for range 3 {
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 				req, _ := http.NewRequestWithContext(ctx, "GET", s.url, nil)
 				mustDo(t, tr, req)
 				cancel()
-				<-ctx.Done()
+				last = ctx
 			}
-			time.Sleep(25 * time.Millisecond) // past the deadline that the connection must not remember
+			end, _ := last.Deadline() // which the connection must not remember
+			time.Sleep(time.Until(end.Add(time.Millisecond)))
 			mustDo(t, tr, request(t, "GET", s.url, nil))
 			if got := tr.Stats(); got.Dials != 1 || got.Stale != 0 {
 				t.Errorf("sweep %v: got %+v, want one connection throughout", sweep, got)

@@ -49,6 +49,7 @@ type upload struct {
 	mu   sync.Mutex // held while the header is written
 	sent bool       // it is, or the body's reader is doing it
 
+	last     atomic.Bool // all is read, and written or being written
 	over     atomic.Bool // the body is not to be read any more
 	reading  atomic.Bool
 	closed   atomic.Bool
@@ -204,6 +205,7 @@ func (u *upload) first() (done bool, read, write error) {
 	u.mu.Unlock()
 	u.wroteHeaders()
 	if u.e.probe && n == 0 && err == io.EOF {
+		u.last.Store(true)
 		_, write = u.c.nc.Write(append(u.head, "\r\n"...))
 		return true, nil, write
 	}
@@ -290,6 +292,9 @@ func (u *upload) next(p *piece) (done bool, read, write error) {
 	out := u.buf[start:end]
 	if p.err == io.EOF && u.e.length < 0 {
 		out = append(appendTrailers(out, u.e.req.Trailer), "\r\n"...)
+	}
+	if u.e.length == 0 || p.err == io.EOF {
+		u.last.Store(true)
 	}
 	if len(out) > 0 {
 		if _, write = u.c.nc.Write(out); write != nil {
