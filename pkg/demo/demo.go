@@ -210,7 +210,7 @@ func configText(listen, admin, catalog, redis string) []byte {
 listen: [{name: public, addr: %q}]
 admin: {addr: %q}
 consul: {addr: %q}
-redis: {addr: %q}
+redis: {addr: %q, timeout: 500ms} # its scripts are interpreted, in this busy process
 registration: {enabled: true, name: proconsul}
 shutdown: {delay: 0s, grace: 2s}
 upstreams:
