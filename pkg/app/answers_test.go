@@ -57,6 +57,7 @@ func readyz(r *parts.Replica) (int, error) {
 // Each answer says why in the header, the body, the access log and the
 // metrics, and none comes from a route with a shorter prefix.
 func TestAnswersOfTheGatewayItself(t *testing.T) {
+	t.Parallel()
 	bin, consul := binaries(t), parts.StartConsul(t)
 	r := bin.StartReplica(t, parts.ReplicaOptions{Config: dependencies(consul, nil) + `
 routes:

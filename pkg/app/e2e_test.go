@@ -26,6 +26,7 @@ routes:
 // traffic spreads by their weights over two replicas, and whatever happens to
 // an instance, the pools follow and no request fails.
 func TestTrafficFollowsTheCatalog(t *testing.T) {
+	t.Parallel()
 	bin, consul := binaries(t), parts.StartConsul(t)
 	config := dependencies(consul, nil) + echoRoutes
 	a, b := bin.StartReplica(t, parts.ReplicaOptions{Config: config}), bin.StartReplica(t, parts.ReplicaOptions{Config: config})

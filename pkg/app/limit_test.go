@@ -13,6 +13,7 @@ import (
 // once: exactly the limit passes, for each client, whoever the client is known
 // from.
 func TestTwoReplicasShareOneLimit(t *testing.T) {
+	t.Parallel()
 	bin, consul, redis := binaries(t), parts.StartConsul(t), parts.StartRedis(t)
 	o := parts.ReplicaOptions{
 		Listener: "trusted_proxies: [127.0.0.1/32]",

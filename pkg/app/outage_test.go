@@ -11,6 +11,7 @@ import (
 // gateway asks: the last catalog serves, limits are kept by each replica, the
 // status page and the metrics say so, and both recover by themselves.
 func TestOutagesOfConsulAndRedisCostNothing(t *testing.T) {
+	t.Parallel()
 	bin, consul, redis := binaries(t), parts.StartConsul(t), parts.StartRedis(t)
 	o := parts.ReplicaOptions{Config: dependencies(consul, redis) + `
 upstreams: [{service: echo, outlier: {eject_for: 1s}}]
@@ -121,6 +122,7 @@ routes:
 // TestConsulRestartsMidTraffic restarts the agent as an upgrade does: its
 // checks begin critical and without output, which is not news of the services.
 func TestConsulRestartsMidTraffic(t *testing.T) {
+	t.Parallel()
 	bin, consul := binaries(t), parts.StartConsul(t)
 	r := bin.StartReplica(t, parts.ReplicaOptions{Config: dependencies(consul, nil) + echoRoutes})
 	for _, id := range []string{"echo-1", "echo-2", "echo-3"} {

@@ -30,6 +30,7 @@ const operator = "operator-token-of-this-test"
 // ask for it. One that is not valid changes nothing and says why; one that is
 // takes over without a lost request, and what was counted stays counted.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	bin := binaries(t)
 	first, second := bin.StartEcho(t, parts.EchoOptions{Name: "echo", ID: "echo-1"}), bin.StartEcho(t, parts.EchoOptions{Name: "echo", ID: "echo-2"})
 	failing := bin.StartEcho(t, parts.EchoOptions{Name: "failing", ID: "failing-1", Args: []string{"-fail-rate", "1"}})
@@ -166,6 +167,7 @@ func reload(t *testing.T, r *parts.Replica, token string) reply {
 // TestMalformedRegistrationCostsOnlyItself puts into a real catalog what no
 // service should: it is shown with its reason, and the others serve.
 func TestMalformedRegistrationCostsOnlyItself(t *testing.T) {
+	t.Parallel()
 	bin, consul := binaries(t), parts.StartConsul(t)
 	r := bin.StartReplica(t, parts.ReplicaOptions{Config: dependencies(consul, nil) + echoRoutes})
 	bin.StartEcho(t, parts.EchoOptions{Consul: consul.Addr, Name: "echo", ID: "echo-1"})

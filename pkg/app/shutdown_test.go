@@ -16,6 +16,7 @@ import (
 // clients may not have heard of it, still serving, then down with exit code 0
 // and every request answered.
 func TestReplicaLeavesWithoutLosingARequest(t *testing.T) {
+	t.Parallel()
 	bin, consul := binaries(t), parts.StartConsul(t)
 	config := strings.Replace(dependencies(consul, nil), "delay: 0s", "delay: 2s", 1) + echoRoutes
 	r, other := bin.StartReplica(t, parts.ReplicaOptions{Config: config}), bin.StartReplica(t, parts.ReplicaOptions{Config: strings.Replace(config, "routes:",
@@ -65,6 +66,7 @@ func TestReplicaLeavesWithoutLosingARequest(t *testing.T) {
 
 // TestSecondSignalEndsAtOnce does not wait for requests in flight.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	bin := binaries(t)
 	e := bin.StartEcho(t, parts.EchoOptions{Name: "echo", ID: "echo-1"})
 	r := bin.StartReplica(t, parts.ReplicaOptions{Config: fixed(e) + `
@@ -90,6 +92,7 @@ routes: [{name: echo, match: {path: /}, upstream: {service: echo}}]
 // TestGraceEnds cuts off what has not finished at the end of the grace period;
 // the end is orderly all the same.
 func TestGraceEnds(t *testing.T) {
+	t.Parallel()
 	bin := binaries(t)
 	e := bin.StartEcho(t, parts.EchoOptions{Name: "echo", ID: "echo-1"})
 	r := bin.StartReplica(t, parts.ReplicaOptions{Config: fixed(e) + `
