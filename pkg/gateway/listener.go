@@ -45,6 +45,7 @@ type listener struct {
 
 func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ex := middleware.NewExchange(w, time.Now())
+	r = ownBody(r)
 	l.trusted.Apply(ex, r)
 	t := l.handler.table.Load()
 	if p := l.check(ex, r); p != nil {
@@ -69,6 +70,20 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer l.admission.leave()
 	}
 	rt.handler.ServeHTTP(ex, r)
+}
+
+// ownBody returns a request whose Body may be replaced. The server keeps the
+// first one to see, after the answer, whether its body was read to the end: it
+// has to find its own Body there, or it takes what is left of a long body for
+// the client's next request.
+func ownBody(r *http.Request) *http.Request {
+	if r.Body == nil || r.Body == http.NoBody {
+		return r
+	}
+	if r.ContentLength < 0 && r.Trailer == nil {
+		r.Trailer = http.Header{} // one map for both: trailers come late
+	}
+	return r.WithContext(r.Context())
 }
 
 // check brings the request into the form that matching and the chain rely on,

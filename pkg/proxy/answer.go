@@ -364,6 +364,7 @@ func (f *flight) writeHeader(resp *http.Response, length int64, trailer []string
 			h["Content-Length"] = []string{strconv.FormatInt(length, 10)}
 		}
 	}
+	f.part()
 	f.w.WriteHeader(resp.StatusCode)
 }
 

@@ -45,6 +45,7 @@ type replay struct {
 	lost   atomic.Bool           // buf no longer holds all of them
 	failed atomic.Pointer[error] // how reading from the client failed
 	over   atomic.Bool           // nothing may be read any more
+	whole  atomic.Bool           // all of it has been read from the client
 	wanted atomic.Bool           // an instance has answered 100
 
 	mu  sync.Mutex // held while the client's body is read
@@ -192,6 +193,7 @@ func (v *view) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF:
 		b.eof = true
+		b.whole.Store(true)
 		v.end()
 	case err != nil && b.interrupted.Load():
 		b.lost.Store(true)

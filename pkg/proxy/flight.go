@@ -38,6 +38,7 @@ type flight struct {
 	body    *replay // nil: no body
 
 	replayable bool // may be handled twice
+	duplexed   bool // an answer may come before the end of the body
 
 	// The attempt under way.
 	pick     balancer.Pick
@@ -65,10 +66,6 @@ func (f *flight) prepare() {
 	if f.upgrade == "" && f.r.Body != nil && f.r.Body != http.NoBody && f.r.ContentLength != 0 {
 		rc := http.NewResponseController(f.w)
 		f.body = newReplay(f.r, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) }) // a test's writer has no deadlines
-		// Without this the server would read the rest of the request body
-		// itself before it lets an early answer out. HTTP/2 has no need of it
-		// and a test's writer no notion.
-		_ = rc.EnableFullDuplex()
 	}
 	f.list = f.tried[:0]
 	if f.r.ProtoAtLeast(1, 1) {
@@ -152,6 +149,7 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 		}
 	}
 	out := f.request(in.Address)
+	f.duplex()
 	f.interim.begin()
 	next := http.RoundTripper(f.s.main)
 	if f.upgrade != "" {
@@ -330,11 +328,32 @@ func (f *flight) settle(result balancer.Result) {
 	}
 }
 
+// duplex lets an instance answer before it has the whole body: the server
+// would else read the rest of the body itself before it lets an answer out.
+// HTTP/2 has no need of it and a test's writer no notion. Answers that are made
+// before any instance was asked have the server do just that.
+func (f *flight) duplex() {
+	if f.body != nil && !f.duplexed {
+		f.duplexed = true
+		_ = http.NewResponseController(f.w).EnableFullDuplex()
+	}
+}
+
+// part tells the client that its connection ends with an answer which comes
+// before the end of its body. In full duplex the server leaves a body alone,
+// and what is left of one must never pass for the next request.
+func (f *flight) part() {
+	if f.duplexed && !f.body.whole.Load() && f.r.ProtoMajor == 1 {
+		f.w.Header()["Connection"] = []string{"close"}
+	}
+}
+
 // answer ends a request that no instance answered.
 func (f *flight) answer(fail failure) {
 	f.up.fail(f.instance, fail.problem)
 	if f.body != nil {
 		f.body.stop()
+		f.part()
 	}
 	problem.Write(f.w, f.r, fail.problem)
 	if fail.problem.Reason == problem.ClientCanceled {
