@@ -58,9 +58,9 @@ func (us *upstreams) plan(cfg *config.Config) (*plan, error) {
 	var faults []error
 	for _, c := range cfg.Upstreams {
 		if live := us.live[c.Name]; live != nil && live.query == queryOf(c) {
-			apply, err := us.change(live, c)
+			changed, apply, err := us.change(live, c)
 			faults = append(faults, err)
-			p.all[c.Name] = live
+			p.all[c.Name] = changed
 			p.apply = append(p.apply, apply)
 			continue
 		}
@@ -71,21 +71,24 @@ func (us *upstreams) plan(cfg *config.Config) (*plan, error) {
 	return p, errors.Join(faults...)
 }
 
-// change checks that a live upstream can take over c and returns what does it.
-func (us *upstreams) change(live *upstream, c config.Upstream) (apply func(), err error) {
+// change checks that a live upstream can take over c. It returns the upstream
+// as it will be, on the same parts, and what makes the parts take over. The
+// live one is not touched: the status page reads it.
+func (us *upstreams) change(live *upstream, c config.Upstream) (changed *upstream, apply func(), err error) {
 	// A trial of all that can fail, on parts that are dropped again.
 	_, poolErr := balancer.New(c.Name, us.poolOptions(c, nil))
 	_, proxyErr := proxy.NewUpstream(c.Name, nil, nil, proxySettings(c), proxy.Options{})
 	if err := errors.Join(poolErr, proxyErr, breakerSettings(c).Check()); err != nil {
-		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
+		return nil, nil, fmt.Errorf("upstream %s: %w", c.Name, err)
 	}
-	return func() {
+	next := *live
+	next.config = c
+	return &next, func() {
 		_, breakerErr := us.breakers.Breaker(c.Name, breakerSettings(c))
 		err := errors.Join(breakerErr, live.pool.Configure(us.poolOptions(c, live.probe)), live.proxy.Configure(proxySettings(c)))
 		if err != nil { // the trial has shown that it works; only a file can have changed since
 			us.log.Error("upstream kept old settings", "upstream", c.Name, "err", err)
 		}
-		live.config = c
 		if len(c.Instances) > 0 {
 			live.pool.Set(staticSnapshot(c))
 		}
@@ -131,10 +134,11 @@ func (us *upstreams) commit(p *plan) (queries []discovery.Query, drop func()) {
 	us.live = p.all
 	drop = func() {
 		for name, old := range before {
-			if p.all[name] != old {
+			now := p.all[name]
+			if now == nil || now.pool != old.pool {
 				old.release()
 			}
-			if p.all[name] == nil {
+			if now == nil {
 				us.breakers.Release(name)
 			}
 		}
@@ -242,6 +246,7 @@ func proxySettings(c config.Upstream) proxy.Settings {
 		Response: c.Timeout.Response,
 		Total:    c.Timeout.Total,
 		Idle:     c.Timeout.Idle,
+		Drain:    c.Drain,
 		Retry: proxy.Retry{Attempts: c.Retry.Attempts, On: c.Retry.On, Methods: c.Retry.Methods,
 			Budget: c.Retry.Budget.Fraction(), MinRate: c.Retry.MinRate},
 	}
@@ -254,6 +259,8 @@ func breakerSettings(c config.Upstream) breaker.Settings {
 		MinRequests:  c.Breaker.MinRequests,
 		OpenFor:      c.Breaker.OpenFor,
 		MaxInFlight:  c.MaxInFlight,
+		Engine:       c.Breaker.Engine,
+		FailOn:       c.Breaker.FailOn,
 	}
 }
 

@@ -178,8 +178,14 @@ func TestOutages(t *testing.T) {
 			wait(window)
 			cancel()
 			h := <-result
-			if got := h.most(window); got > c.bound {
-				t.Errorf("%s: %d admitted within %v, the bound is %d", name, got, window, c.bound)
+			bound := c.bound
+			if h.sources[limiter.Local] > 0 {
+				// On a busy machine a call may time out without any outage,
+				// and then a replica has decided by its share.
+				bound = limit * 3 / 2 // limit x (2 - 1/replicas)
+			}
+			if got := h.most(window); got > bound {
+				t.Errorf("%s: %d admitted within %v, the bound is %d", name, got, window, bound)
 			}
 			// A starved machine does not ask for all of it.
 			if got := h.most(window); got < limit/2 {
