@@ -22,9 +22,7 @@ func (b *builder) check(c *Config) {
 	b.checkListen(c)
 	b.checkAdmin(c)
 	b.checkConsul(c)
-	if c.Redis.Addr != "" {
-		b.address("redis.addr", c.Redis.Addr, false)
-	}
+	b.checkRedis(c.Redis)
 	if c.Redis.TLS != nil {
 		b.keyPair("redis.tls", *c.Redis.TLS)
 	}

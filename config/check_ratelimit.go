@@ -138,3 +138,39 @@ func (b *builder) checkCost(path string, l RateLimit) {
 		}
 	}
 }
+
+// checkRedis checks that the topology and its keys fit.
+func (b *builder) checkRedis(r Redis) {
+	if r.Addr != "" {
+		b.address("redis.addr", r.Addr, false)
+	}
+	for i, addr := range r.Addrs {
+		b.address(at("redis.addrs", i), addr, false)
+	}
+	if !b.sound("redis.mode") {
+		return
+	}
+	if r.Mode == "single" {
+		switch {
+		case len(r.Addrs) > 0:
+			b.fault(Fault{Path: "redis.addrs", Code: CodeContradicts, Message: "redis.addrs are of sentinels or a cluster, and redis.mode is single", Hint: "write mode: cluster, or addr"})
+		case r.Master != "":
+			b.bad("redis.master", r.Master, CodeContradicts, "is the sentinels', and redis.mode is single", "write mode: sentinel")
+		}
+		return
+	}
+	switch {
+	case r.Addr != "":
+		b.bad("redis.addr", r.Addr, CodeContradicts, "is one address, and mode "+r.Mode+" takes several", "write it into addrs")
+	case len(r.Addrs) == 0 && b.sound("redis.addrs"):
+		b.fault(Fault{Path: "redis.mode", Code: CodeMissing, Message: "redis.mode " + r.Mode + " needs redis.addrs", Hint: "write addrs: [host:port, ...]"})
+	}
+	switch {
+	case r.Mode == "sentinel" && r.Master == "":
+		b.fault(Fault{Path: "redis.mode", Code: CodeMissing, Message: "redis.mode sentinel needs redis.master", Hint: "write the name that sentinel.conf monitors it by"})
+	case r.Mode == "cluster" && r.DB != 0:
+		b.bad("redis.db", strconv.Itoa(r.DB), CodeContradicts, "is no database of a cluster: there is 0 only", "")
+	case r.Mode == "cluster" && r.Master != "":
+		b.bad("redis.master", r.Master, CodeContradicts, "is the sentinels', and redis.mode is cluster", "write mode: sentinel")
+	}
+}

@@ -6,6 +6,7 @@ package config
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -112,12 +113,28 @@ type ClientTLS struct {
 // Redis is the store that replicas share limits through. An empty addr means
 // that every limit is this replica's own.
 type Redis struct {
-	Addr     string        `yaml:"addr"`                        // HOST:PORT; empty: every limit is this replica's own
-	Username string        `yaml:"username"`                    // ACL user
-	Password Secret        `yaml:"password"`                    // of the user, or requirepass
-	DB       int           `yaml:"db" min:"0" max:"65535"`      // database number
-	TLS      *ClientTLS    `yaml:"tls"`                         // written, even as {}: TLS; absent: clear
-	Timeout  time.Duration `yaml:"timeout" min:"1ms" max:"10s"` // of one call; an outage costs each call at most this
+	Mode             string        `yaml:"mode" enum:"single|sentinel|cluster"` // how nodes are found
+	Addr             string        `yaml:"addr"`                                // HOST:PORT of a single one; empty, with no addrs: every limit is this replica's own
+	Addrs            []string      `yaml:"addrs"`                               // HOST:PORT of the sentinels, or of some nodes of a cluster
+	Master           string        `yaml:"master"`                              // what the sentinels call it
+	SentinelUsername string        `yaml:"sentinel_username"`                   // ACL user at the sentinels
+	SentinelPassword Secret        `yaml:"sentinel_password"`                   // at the sentinels; empty: none
+	Username         string        `yaml:"username"`                            // ACL user
+	Password         Secret        `yaml:"password"`                            // of the user, or requirepass
+	DB               int           `yaml:"db" min:"0" max:"65535"`              // database number
+	TLS              *ClientTLS    `yaml:"tls"`                                 // written, even as {}: TLS; absent: clear
+	Timeout          time.Duration `yaml:"timeout" min:"1ms" max:"10s"`         // of one call; an outage costs each call at most this
+}
+
+// Configured reports whether there is a store.
+func (r Redis) Configured() bool { return r.Addr != "" || len(r.Addrs) > 0 }
+
+// Address returns where the store is, for people.
+func (r Redis) Address() string {
+	if r.Addr != "" {
+		return r.Addr
+	}
+	return strings.Join(r.Addrs, ", ")
 }
 
 // Registration makes the gateway a service in Consul like any other.

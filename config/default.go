@@ -27,7 +27,7 @@ func Default() *Config {
 			// connection.
 			Wait: 55 * time.Second,
 		},
-		Redis:        Redis{Timeout: 50 * time.Millisecond},
+		Redis:        Redis{Mode: "single", Timeout: 50 * time.Millisecond},
 		Registration: Registration{Name: "proconsul"},
 		AccessLog:    AccessLog{Sample: 100, Slow: time.Second},
 		Log:          Log{Level: "info", Format: "json"},

@@ -24,8 +24,14 @@ func (a *App) openLimiter(cfg *config.Config) error {
 	if a.replicas != nil {
 		o.Replicas = a.replicas.Count
 	}
-	if r := cfg.Redis; r.Addr != "" {
-		o.Redis = &limiter.Redis{Addr: r.Addr, Username: r.Username, Password: r.Password.Reveal(), DB: r.DB, Timeout: r.Timeout}
+	if r := cfg.Redis; r.Configured() {
+		mode, err := limiter.ParseTopology(r.Mode)
+		if err != nil {
+			return fmt.Errorf("redis: %w", err)
+		}
+		o.Redis = &limiter.Redis{Mode: mode, Addr: r.Addr, Addrs: r.Addrs,
+			Master: r.Master, SentinelUsername: r.SentinelUsername, SentinelPassword: r.SentinelPassword.Reveal(),
+			Username: r.Username, Password: r.Password.Reveal(), DB: r.DB, Timeout: r.Timeout}
 		if r.TLS != nil {
 			var err error
 			if o.Redis.TLS, err = clientTLS(*r.TLS); err != nil {

@@ -85,7 +85,7 @@ func (a *App) redisStatus() admin.Dependency {
 	if !st.Configured {
 		return admin.Dependency{State: "disabled", Detail: "limits are this replica's own"}
 	}
-	d := admin.Dependency{State: "up", Address: a.current.Load().config.Redis.Addr, LastContact: st.LastContact,
+	d := admin.Dependency{State: "up", Address: a.current.Load().config.Redis.Address(), LastContact: st.LastContact,
 		Latency: admin.Millis(st.Latency), Detail: fmt.Sprintf("%d replicas share limits", st.Replicas)}
 	switch {
 	case st.Up:

@@ -19,6 +19,7 @@ const maxRefunds = 16
 // op is one run of acquire.lua for one entry.
 type op struct {
 	entry   *entry
+	circuit *circuit // of the node that it goes to
 	policy  *Policy
 	waiters []*waiter
 	need    int64 // the least that a waiter wants
@@ -326,7 +327,7 @@ func (l *Limiter) refill(e *entry) {
 	now := l.now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.inflight && l.store.up.Load() {
+	if !e.inflight && l.store.reach(e) {
 		l.issue(e, now, true)
 	}
 }

@@ -10,6 +10,7 @@ import (
 // entry is what a replica remembers of one identity under one policy.
 type entry struct {
 	key    string // in Redis
+	slot   uint16 // of the key, in a Redis Cluster
 	cur    atomic.Pointer[lease]
 	denied atomic.Pointer[denial]
 	denies atomic.Int64 // tokens that were denied from memory

@@ -110,7 +110,7 @@ func (l *Limiter) lapse(e *entry, now instant) {
 			e.cur.Store(nil)
 		}
 	}
-	if len(e.refunds) > 0 && !e.inflight && l.store.up.Load() {
+	if len(e.refunds) > 0 && !e.inflight && l.store.reach(e) {
 		l.issue(e, now, false)
 	}
 }

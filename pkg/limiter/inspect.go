@@ -65,7 +65,7 @@ func (l *Limiter) Peek(ctx context.Context, p *Policy, key string) Decision {
 func (l *Limiter) Reset(ctx context.Context, p *Policy, key string) error {
 	id := identity(key)
 	if l.store != nil {
-		client := l.store.reachable()
+		client := l.store.reachable(p.redisKey(id))
 		if client == nil {
 			return fmt.Errorf("reset %s: %w", p.Name(), ErrAway)
 		}
@@ -107,11 +107,11 @@ func (l *Limiter) known(p *Policy, id [16]byte) *entry {
 	return s.entries[keyOf{p.id, id}]
 }
 
-// reachable returns the client, or nil where the store cannot be asked.
-func (s *store) reachable() *redis.Client {
+// reachable returns the client, or nil where the store cannot be asked for key.
+func (s *store) reachable(key string) redis.UniversalClient {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || !s.up.Load() {
+	if s.closed || !s.circuitOf(slotOf(key)).up.Load() {
 		return nil
 	}
 	return s.client
@@ -120,7 +120,7 @@ func (s *store) reachable() *redis.Client {
 // ask runs the script so that it grants nothing: what it needs is one token
 // and what it wants is none. It writes nothing then.
 func (l *Limiter) ask(ctx context.Context, p *Policy, id [16]byte) (reply, error) {
-	client := l.store.reachable()
+	client := l.store.reachable(p.redisKey(id))
 	if client == nil {
 		return reply{}, ErrAway
 	}

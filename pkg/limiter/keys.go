@@ -41,7 +41,8 @@ func (ks *keys) add(s *shard, k keyOf, p *Policy, now int64) *entry {
 	if len(s.entries) >= ks.perShard {
 		s.evict()
 	}
-	e := &entry{key: p.redisKey(k.identity), policy: p, touched: now, div: 1, tallies: make([]tally, len(p.specs))}
+	key := p.redisKey(k.identity)
+	e := &entry{key: key, slot: slotOf(key), policy: p, touched: now, div: 1, tallies: make([]tally, len(p.specs))}
 	s.entries[k] = e
 	return e
 }

@@ -190,7 +190,7 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 		e.mu.Unlock()
 		return ls.decision(now.mono, left)
 	}
-	if !l.store.up.Load() {
+	if !l.store.reach(e) {
 		defer e.mu.Unlock()
 		return l.fallback(e, p, now, cost)
 	}

@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
 	mrand "math/rand/v2"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,20 +16,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
-
-// Redis says how to reach the store.
-type Redis struct {
-	Addr     string // host:port
-	Username string
-	Password string
-	DB       int
-	TLS      *tls.Config // nil: clear
-	// Timeout bounds one call to the store, and so what an outage costs one
-	// request at its very beginning. 0: 25ms.
-	Timeout time.Duration
-}
 
 const (
 	workers    = 2   // pipelines in flight; more would only make them smaller
@@ -45,26 +30,28 @@ const (
 )
 
 // store runs calls in pipelines that form by themselves: each worker takes
-// all that has piled up while it was busy. Around it is a circuit: it opens
-// when pipelines fail and is closed again by a heartbeat, never by a caller.
+// all that has piled up while it was busy. Around each Redis node that holds
+// keys is a circuit: it opens when pipelines fail and is closed again by a
+// heartbeat or a probe, never by a caller.
 type store struct {
 	l       *Limiter
-	options redis.Options
-	client  *redis.Client // made by run: making it dials
+	connect func() redis.UniversalClient
+	client  redis.UniversalClient // made by run: making it dials
 	timeout time.Duration
 	acquire *redis.Script
 	beat    *redis.Script
 	reset   *redis.Script
 
-	up    atomic.Bool
-	fails atomic.Int32
-	wake  chan struct{} // somebody has queued
-	down  chan struct{} // the circuit has opened
+	home  *circuit                            // the heartbeat's, and that of all keys but a cluster's
+	slots *[slotCount]atomic.Pointer[circuit] // of a cluster, as far as known
+	wake  chan struct{}                       // somebody has queued
+	down  chan struct{}                       // a circuit has opened
 
 	mu     sync.Mutex
 	queue  []*op
 	closed bool // or not running yet
 	state  State
+	nodes  map[string]*circuit // of a cluster, by address
 
 	epoch string // as of the last heartbeat; only the heartbeat's goroutine
 }
@@ -77,38 +64,27 @@ type silence struct{}
 func (silence) Printf(context.Context, string, ...any) {}
 
 func newStore(o Redis, l *Limiter) (*store, error) {
-	if _, _, err := net.SplitHostPort(o.Addr); err != nil {
-		return nil, fmt.Errorf("redis address %q: %w", o.Addr, err)
-	}
-	if o.Timeout < 0 {
-		return nil, fmt.Errorf("redis timeout %v is negative", o.Timeout)
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	redis.SetLogger(silence{})
-	timeout := cmp.Or(o.Timeout, 25*time.Millisecond)
 	s := &store{
 		l:       l,
-		timeout: timeout,
+		timeout: cmp.Or(o.Timeout, 25*time.Millisecond),
 		acquire: redis.NewScript(acquireLua),
 		beat:    redis.NewScript(heartbeatLua),
 		reset:   redis.NewScript(resetLua),
+		home:    &circuit{},
 		wake:    make(chan struct{}, 1),
 		down:    make(chan struct{}, 1),
 		closed:  true,
 		state:   State{Configured: true},
+		nodes:   map[string]*circuit{},
 	}
-	s.options = redis.Options{
-		Addr: o.Addr, Username: o.Username, Password: o.Password, DB: o.DB, TLSConfig: o.TLS,
-		// A call that failed is not repeated: its fate is not known and its
-		// caller has been answered.
-		MaxRetries: -1, DialerRetries: 1,
-		DialTimeout: max(200*time.Millisecond, timeout), ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
-		ContextTimeoutEnabled: true,
-		// After PoolSize dials that failed, go-redis tries once a second only.
-		// This is no number of connections: there are as many as calls at once.
-		PoolSize: patientDials, PipelinePoolSize: patientDials,
-		DisableIdentity:          true,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	if o.Mode == Cluster {
+		s.slots = new([slotCount]atomic.Pointer[circuit])
 	}
+	s.connect = func() redis.UniversalClient { return o.client(s.timeout) }
 	return s, nil
 }
 
@@ -158,7 +134,7 @@ func (s *store) pending() int {
 
 // run starts the workers and the heartbeat; all end with ctx.
 func (s *store) run(ctx context.Context, wg *sync.WaitGroup) {
-	s.client = redis.NewClient(&s.options)
+	s.client = s.connect()
 	s.mu.Lock()
 	s.closed = false
 	s.mu.Unlock()
@@ -179,8 +155,11 @@ func (s *store) run(ctx context.Context, wg *sync.WaitGroup) {
 
 // close ends the store after its goroutines have ended.
 func (s *store) close() error {
-	s.up.Store(false)
 	s.mu.Lock()
+	s.home.up.Store(false)
+	for _, c := range s.nodes {
+		c.up.Store(false)
+	}
 	s.closed = true
 	rest := s.queue
 	s.queue = nil
@@ -202,19 +181,21 @@ var (
 // exec runs calls in one pipeline, and those whose script Redis has forgotten
 // in a second one.
 func (s *store) exec(batch []*op) {
-	if len(batch) == 0 {
-		return
-	}
-	if !s.up.Load() {
-		for _, o := range batch {
-			s.l.finish(o, reply{}, errDown)
-		}
-		return
-	}
 	// Not the Run context: a call that is on its way at the end is still worth
 	// its answer, and it is short.
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
+	batch = slices.DeleteFunc(batch, func(o *op) bool {
+		o.circuit = s.locate(ctx, o.entry)
+		if o.circuit.up.Load() {
+			return false
+		}
+		s.l.finish(o, reply{}, errDown)
+		return true
+	})
+	if len(batch) == 0 {
+		return
+	}
 	replies := make([]reply, len(batch))
 	errs := make([]error, len(batch))
 	started := time.Now()
@@ -233,9 +214,26 @@ func (s *store) exec(batch []*op) {
 	}
 	s.l.calls.Add(int64(len(batch)))
 	s.l.onCall("acquire", took, failure)
-	s.report(failure, took)
+	s.account(batch, errs, took)
 	for i, o := range batch {
 		s.l.finish(o, replies[i], errs[i])
+	}
+}
+
+// account tells each circuit how its part of a pipeline went.
+func (s *store) account(batch []*op, errs []error, took time.Duration) {
+	told := make(map[*circuit]bool, 1)
+	for i, o := range batch {
+		if err := errs[i]; err != nil && away(err) && !told[o.circuit] {
+			told[o.circuit] = true
+			s.report(o.circuit, o.entry.key, err, took)
+		}
+	}
+	for i, o := range batch {
+		if errs[i] == nil && !told[o.circuit] {
+			told[o.circuit] = true
+			s.report(o.circuit, o.entry.key, nil, took)
+		}
 	}
 }
 
@@ -264,7 +262,9 @@ func (s *store) pipeline(ctx context.Context, batch []*op, replies []reply, errs
 			add(i)
 		}
 	}
-	_, _ = p.Exec(ctx) // each command has its own error
+	// Each command has its own error, but where there was no connection to
+	// send them on: then only Exec says why.
+	_, failure := p.Exec(ctx)
 	for i, cmd := range cmds {
 		if cmd == nil {
 			continue
@@ -273,6 +273,9 @@ func (s *store) pipeline(ctx context.Context, batch []*op, replies []reply, errs
 		if only == nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 			unknown = append(unknown, i)
 			continue
+		}
+		if raw == nil && err == nil {
+			err = failure
 		}
 		replies[i], errs[i] = batch[i].parse(raw, err)
 	}
@@ -300,42 +303,6 @@ func (s *store) learn(redisNow int64, took time.Duration) {
 	s.l.offset.Store(redisNow - (time.Now().UnixMicro() + s.l.skew - took.Microseconds()/2))
 }
 
-// report tells the circuit how a call went. It may open it, and never closes
-// it.
-func (s *store) report(err error, took time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
-		s.fails.Store(0)
-		s.state.LastContact, s.state.Latency = time.Now(), took
-		return
-	}
-	s.state.LastError = err.Error()
-	if s.fails.Add(1) < tolerated || !s.up.Load() && !s.state.Since.IsZero() {
-		return
-	}
-	s.turn(false)
-	select {
-	case s.down <- struct{}{}:
-	default:
-	}
-}
-
-// turn changes the circuit. The store is locked.
-func (s *store) turn(up bool) {
-	s.up.Store(up)
-	s.fails.Store(0)
-	s.state.Up, s.state.Since = up, time.Now()
-	if up {
-		s.l.log.Info("limits are shared through redis", "replicas", len(*s.l.members.Load()))
-	} else {
-		s.l.log.Warn("redis is away, limits are not shared", "err", s.state.LastError)
-	}
-	st := s.state
-	st.Replicas = len(*s.l.members.Load())
-	s.l.onChange(st)
-}
-
 func (s *store) describe(st *State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -356,7 +323,7 @@ func (s *store) pulse(ctx context.Context) {
 		case <-s.down:
 		case <-timer.C:
 		}
-		wait := s.heartbeat(ctx)
+		wait := min(s.heartbeat(ctx), s.probe(ctx))
 		timer.Reset(wait - wait/8 + mrand.N(wait/4)) // replicas do not knock in step
 	}
 }
@@ -377,7 +344,7 @@ func (s *store) heartbeat(ctx context.Context) time.Duration {
 	}
 	s.l.onCall("heartbeat", took, err)
 	if err != nil {
-		s.report(fmt.Errorf("heartbeat: %w", err), took)
+		s.report(s.home, "", fmt.Errorf("heartbeat: %w", err), took)
 		return probeEvery
 	}
 	if now, err := strconv.ParseInt(raw[1], 10, 64); err == nil {
@@ -388,13 +355,13 @@ func (s *store) heartbeat(ctx context.Context) time.Duration {
 		members = append(members, s.l.replica)
 	}
 	s.l.members.Store(&members)
-	s.report(nil, took)
+	s.report(s.home, "", nil, took)
 
 	lost := s.epoch != "" && s.epoch != raw[0]
 	s.epoch = raw[0]
-	if !s.up.Load() {
+	if !s.home.up.Load() {
 		s.mu.Lock()
-		s.turn(true)
+		s.turn(s.home, true)
 		s.mu.Unlock()
 	}
 	if s.l.owing.Swap(false) || lost {
@@ -410,7 +377,10 @@ func (s *store) sendHeartbeat(ctx context.Context) ([]string, error) {
 		p := s.client.Pipeline()
 		cmd := script(ctx, p, []string{"rl:{replicas}:seen", "rl:{replicas}:epoch"},
 			s.l.replica, silentFor.Milliseconds(), rand.Text())
-		_, _ = p.Exec(ctx) // the command has its own error
+		_, failure := p.Exec(ctx)
+		if cmd.Val() == nil && failure != nil {
+			return nil, failure
+		}
 		return cmd.StringSlice()
 	}
 	raw, err := run(s.beat.EvalSha)
@@ -435,7 +405,7 @@ func (s *store) recover(ctx context.Context, lost bool) {
 			case <-pause.C:
 			}
 		}
-		if !s.up.Load() {
+		if !s.home.up.Load() {
 			return
 		}
 	}
