@@ -111,6 +111,32 @@ func TestIdentityFieldsAreTheGateways(t *testing.T) {
 	}
 }
 
+// Trailers, which software behind may merge into the header, do not tell who
+// called either.
+func TestTrailersNameNobody(t *testing.T) {
+	trailers := make(chan http.Header, 1)
+	instance := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		trailers <- r.Trailer
+	})
+	_, h := newRig(t, map[string]http.Handler{"a": instance}).secured(protected)
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	req, err := http.NewRequestWithContext(t.Context(), "POST", srv.URL+"/open/x", io.MultiReader(strings.NewReader("body")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Trailer = http.Header{"X-Consumer-Name": {"root"}, "X-Checksum": {"1"}}
+	resp, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got := <-trailers; got.Get("X-Consumer-Name") != "" || got.Get("X-Checksum") != "1" {
+		t.Errorf("the instance got the trailers %v", got)
+	}
+}
+
 // Rules for requests act inside auth: what they set is neither taken for the
 // client's credential nor taken out. Those for answers reach the refusal.
 func TestHeaderRulesAndLimitsStandInsideAuth(t *testing.T) {

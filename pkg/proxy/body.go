@@ -245,5 +245,5 @@ func trailerAllowed(name string) bool {
 		"Via", "Forwarded", "X-Real-Ip", "X-Request-Id", "X-Proconsul-Reason":
 		return false
 	}
-	return !middleware.HopByHop(name) && !hasForwardedPrefix(name)
+	return !middleware.HopByHop(name) && !hasForwardedPrefix(name) && !middleware.Identity(name)
 }
