@@ -22,7 +22,13 @@ const (
 	exitOK      = 0
 	exitFailed  = 1
 	exitInvalid = 2 // bad usage or a configuration that is not valid
+	exitChanges = 2 // plan --detailed-exitcode: there are changes
 )
+
+// exit is how a command ends whose output has said it all.
+type exit int
+
+func (e exit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // invalid marks an error that is the caller's to mend: exit code 2.
 type invalid struct{ error }
@@ -43,9 +49,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil && !ran { // what cobra refuses is a matter of usage
 		err = invalid{fmt.Errorf("%w\nsee '%s --help'", err, cmd.CommandPath())}
 	}
+	var code exit
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, &fail{}):
 	case errors.As(err, &invalid{}):
 		fmt.Fprintln(stderr, err)
 		return exitInvalid
@@ -97,7 +107,22 @@ replicas share.`,
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(runCommand(), demoCommand(), validateCommand(), configCommand(), healthcheckCommand(), keysCommand(), versionCommand())
+	root.AddGroup(
+		&cobra.Group{ID: "run", Title: "Run and configure:"},
+		&cobra.Group{ID: "see", Title: "See a running gateway:"},
+		&cobra.Group{ID: "act", Title: "Steer a running gateway:"},
+	)
+	for group, commands := range map[string][]*cobra.Command{
+		"run": {runCommand(), demoCommand(), validateCommand(), configCommand(), keysCommand()},
+		"see": {servicesCommand(), instancesCommand(), routesCommand(), explainCommand(), eventsCommand(), overridesCommand(), healthcheckCommand()},
+		"act": {reloadCommand(), planCommand(), drainCommand(), undrainCommand(), ejectCommand(), restoreCommand(), breakerCommand(), rateLimitCommand(), logLevelCommand()},
+	} {
+		for _, cmd := range commands {
+			cmd.GroupID = group
+			root.AddCommand(cmd)
+		}
+	}
+	root.AddCommand(versionCommand())
 	return root
 }
 

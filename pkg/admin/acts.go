@@ -18,6 +18,25 @@ var (
 	ErrUnknown = errors.New("nothing by that name") // 404
 )
 
+// Invalid returns an error that is ErrInvalid and says only its own text.
+func Invalid(format string, args ...any) error {
+	return &marked{fmt.Sprintf(format, args...), ErrInvalid}
+}
+
+// Unknown returns an error that is ErrUnknown and says only its own text.
+func Unknown(format string, args ...any) error {
+	return &marked{fmt.Sprintf(format, args...), ErrUnknown}
+}
+
+// marked is an error of one of the kinds above.
+type marked struct {
+	text string
+	kind error
+}
+
+func (m *marked) Error() string { return m.text }
+func (m *marked) Unwrap() error { return m.kind }
+
 // Bounds of how long an override may hold. What is meant for longer belongs
 // into the configuration.
 const (
@@ -306,10 +325,10 @@ func readJSON(r *http.Request, v any) error {
 	case errors.As(err, &tooLarge):
 		return err
 	case err != nil:
-		return fmt.Errorf("the body: %w: %w", ErrInvalid, err)
+		return Invalid("the body: %v", err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return fmt.Errorf("the body: %w: more than one JSON value", ErrInvalid)
+		return Invalid("the body holds more than one JSON value")
 	}
 	return nil
 }
@@ -334,7 +353,7 @@ func (o *Order) hold(text string) error {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < time.Second || d > MaxOverride {
-		return fmt.Errorf("for %q: %w: want a duration from 1s to %v, as 30m", text, ErrInvalid, MaxOverride)
+		return Invalid("for %q: want a duration from 1s to %v, as 30m", text, MaxOverride)
 	}
 	o.For = d
 	return nil
@@ -398,7 +417,7 @@ func (a *Admin) getConfig(w http.ResponseWriter, r *http.Request) {
 func (a *Admin) getRateLimit(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	if q.Get("route") == "" {
-		a.fail(w, r, "", fmt.Errorf("route: %w: say which, and key for whom", ErrInvalid))
+		a.fail(w, r, "", Invalid("route: say which, and key for whom"))
 		return
 	}
 	left, err := a.o.RateLimit(r.Context(), q.Get("route"), q.Get("key"))

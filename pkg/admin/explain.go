@@ -136,7 +136,7 @@ func (a *Admin) explain(w http.ResponseWriter, r *http.Request) {
 	var q ExplainRequest
 	err := readJSON(r, &q)
 	if err == nil && q.URL == "" {
-		err = fmt.Errorf("url: %w: say which", ErrInvalid)
+		err = Invalid("url: say which")
 	}
 	if err != nil {
 		a.fail(w, r, "explain", err)

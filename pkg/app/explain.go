@@ -34,7 +34,7 @@ func (a *App) explain(ctx context.Context, q admin.ExplainRequest) (admin.Explan
 	}
 	e, err := a.handler.Explain(ctx, listen, question)
 	if err != nil {
-		return admin.Explanation{}, fmt.Errorf("%w: %w", admin.ErrInvalid, err)
+		return admin.Explanation{}, admin.Invalid("%v", err)
 	}
 	out := admin.Explanation{
 		Request: admin.Explained{Method: e.Method, Scheme: e.Scheme, Host: e.Host, Path: e.Path, Query: e.Query,
@@ -74,7 +74,7 @@ func listenerOf(listen []config.Listen, name string) (config.Listen, error) {
 		}
 		names = append(names, l.Name)
 	}
-	return config.Listen{}, fmt.Errorf("listener %q: %w (have: %s)", name, admin.ErrUnknown, strings.Join(names, ", "))
+	return config.Listen{}, admin.Unknown("no listener is named %q (have: %s)", name, strings.Join(names, ", "))
 }
 
 func questionOf(q admin.ExplainRequest) (gateway.Question, error) {
@@ -84,14 +84,14 @@ func questionOf(q admin.ExplainRequest) (gateway.Question, error) {
 		name = strings.TrimSpace(name)
 		if !ok || name == "" || strings.ContainsAny(name, " \t\r\n") || strings.ContainsAny(value, "\r\n") {
 			// Its text may be a credential.
-			return out, fmt.Errorf("headers: %w: want each as \"Name: value\"", admin.ErrInvalid)
+			return out, admin.Invalid("headers: want each as \"Name: value\"")
 		}
 		out.Header.Add(textproto.CanonicalMIMEHeaderKey(name), strings.TrimSpace(value))
 	}
 	if q.ClientIP != "" {
 		ip, err := netip.ParseAddr(q.ClientIP)
 		if err != nil {
-			return out, fmt.Errorf("client_ip: %w: %q is no address", admin.ErrInvalid, q.ClientIP)
+			return out, admin.Invalid("client_ip: %q is no address", q.ClientIP)
 		}
 		out.Peer = ip
 	}
@@ -174,11 +174,11 @@ func (a *App) limitOf(route string) (string, config.RateLimit, error) {
 	cfg := a.current.Load().config
 	i := slices.IndexFunc(cfg.Routes, func(rc config.Route) bool { return rc.Name == route })
 	if i < 0 {
-		return "", config.RateLimit{}, fmt.Errorf("route %q: %w", route, admin.ErrUnknown)
+		return "", config.RateLimit{}, admin.Unknown("no route is named %q", route)
 	}
 	rl := cfg.Chain(cfg.Routes[i]).RateLimit
 	if rl == nil {
-		return "", config.RateLimit{}, fmt.Errorf("route %q has no rate limit: %w", route, admin.ErrUnknown)
+		return "", config.RateLimit{}, admin.Unknown("route %q has no rate limit", route)
 	}
 	return cfg.Routes[i].Name, *rl, nil
 }
@@ -190,7 +190,7 @@ func (a *App) rateLimit(ctx context.Context, route, key string) (admin.RateLimit
 	}
 	r, x, err := ratelimit.RequestOf(rl.By, key)
 	if err != nil {
-		return admin.RateLimit{}, fmt.Errorf("key: %w: %w", admin.ErrInvalid, err)
+		return admin.RateLimit{}, admin.Invalid("%v", err)
 	}
 	out, err := ratelimit.Peek(ctx, name, rl, a.limiter, r, x)
 	if err != nil {
@@ -206,7 +206,7 @@ func (a *App) resetRateLimit(ctx context.Context, route, key string) error {
 	}
 	r, x, err := ratelimit.RequestOf(rl.By, key)
 	if err != nil {
-		return fmt.Errorf("key: %w: %w", admin.ErrInvalid, err)
+		return admin.Invalid("%v", err)
 	}
 	return ratelimit.Reset(ctx, name, rl, a.limiter, r, x)
 }

@@ -115,7 +115,7 @@ func (a *App) expire(v admin.Override) {
 // has it or in the one that the order names.
 func (a *App) onInstance(_ context.Context, act admin.InstanceAct, id string, o admin.Order) (admin.Done, error) {
 	if o.Upstream != "" && a.upstreams.find(o.Upstream) == nil {
-		return admin.Done{}, fmt.Errorf("upstream %s: %w", o.Upstream, admin.ErrUnknown)
+		return admin.Done{}, admin.Unknown("no upstream is named %q", o.Upstream)
 	}
 	var has []*upstream
 	for _, up := range a.upstreams.list() {
@@ -136,7 +136,7 @@ func (a *App) onInstance(_ context.Context, act admin.InstanceAct, id string, o 
 		}
 	}
 	if len(has) == 0 && !gone {
-		return admin.Done{}, fmt.Errorf("instance %s: %w", id, admin.ErrUnknown)
+		return admin.Done{}, admin.Unknown("no instance has the id %q", id)
 	}
 	done := admin.Done{}
 	until := time.Now().Add(o.For).Round(time.Millisecond)
@@ -186,7 +186,7 @@ func (a *App) onInstance(_ context.Context, act admin.InstanceAct, id string, o 
 func (a *App) onBreakerAct(_ context.Context, act admin.BreakerAct, name string, o admin.Order) (admin.Done, error) {
 	up := a.upstreams.find(name)
 	if up == nil {
-		return admin.Done{}, fmt.Errorf("upstream %s: %w", name, admin.ErrUnknown)
+		return admin.Done{}, admin.Unknown("no upstream is named %q", name)
 	}
 	b := up.proxy.Breaker()
 	before := b.Status()
@@ -239,7 +239,7 @@ func (a *App) logLevel() admin.LogLevel {
 func (a *App) setLogLevel(_ context.Context, name string, o admin.Order) (admin.LogLevel, error) {
 	var level slog.Level
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, name) || level.UnmarshalText([]byte(name)) != nil {
-		return admin.LogLevel{}, fmt.Errorf("level %q: %w: want debug, info, warn or error", name, admin.ErrInvalid)
+		return admin.LogLevel{}, admin.Invalid("level %q: want debug, info, warn or error", name)
 	}
 	a.options.Level.Set(level)
 	if level == a.level { // what the configuration says needs no end

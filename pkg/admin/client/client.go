@@ -1,0 +1,340 @@
+// Package client talks to the admin listener of a running gateway: it is what
+// the commands are made of, and what other tools may use. Its answers are the
+// structs of package admin. It keeps no connection and no state.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+
+	"github.com/proconsul/proconsul/pkg/admin"
+)
+
+// Options say which gateway, and as whom.
+type Options struct {
+	Address string        // HOST:PORT, http(s)://HOST:PORT, or unix:PATH
+	Token   string        // bearer token; empty: none is sent
+	Timeout time.Duration // of one call; 0: 10 s
+}
+
+// Client calls one gateway. It is safe for concurrent use.
+type Client struct {
+	address string
+	base    string
+	token   string
+	http    *http.Client
+}
+
+// New returns a client. It dials nothing. The error says what is wrong with
+// the address.
+func New(o Options) (*Client, error) {
+	if o.Timeout <= 0 {
+		o.Timeout = 10 * time.Second
+	}
+	transport := &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
+	c := &Client{address: o.Address, token: o.Token, http: &http.Client{Timeout: o.Timeout, Transport: transport,
+		// A redirect would carry the token elsewhere; the gateway sends none.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	if path, ok := strings.CutPrefix(o.Address, "unix:"); ok {
+		path = strings.TrimPrefix(path, "//")
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+		c.base = "http://localhost"
+		return c, nil
+	}
+	text := o.Address
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(strings.TrimRight(text, "/"))
+	if err != nil || u.Host == "" || u.Path != "" || u.User != nil || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("address %q: want HOST:PORT, http(s)://HOST:PORT or unix:PATH", o.Address)
+	}
+	c.base = u.String()
+	return c, nil
+}
+
+// Error is what a gateway answered instead of what it was asked for.
+type Error struct {
+	Status int    // HTTP
+	Reason string // one word: unauthenticated, refused, ...
+	Title  string
+	Detail string
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	switch {
+	case e.Detail != "" && e.Title != "" && !strings.HasPrefix(e.Detail, "GET "): // where else to ask
+		return fmt.Sprintf("%s: %s", e.Title, e.Detail)
+	case e.Title != "":
+		return e.Title
+	}
+	return fmt.Sprintf("the gateway answered %d %s", e.Status, http.StatusText(e.Status))
+}
+
+// printable makes one line of text that may be anything.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+}
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 256 << 20
+
+// call sends a request and reads its JSON answer into v, which may be nil.
+func (c *Client) call(ctx context.Context, method, path, contentType string, body []byte, v any) error {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("gateway at %s: %w", c.address, err)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.unreachable(ctx, err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("read the answer of the gateway at %s: %w", c.address, err)
+	}
+	if resp.StatusCode/100 != 2 {
+		e := &Error{Status: resp.StatusCode}
+		_ = json.Unmarshal(text, &struct { // what is no problem has only its status
+			Reason, Title, Detail *string
+		}{&e.Reason, &e.Title, &e.Detail})
+		for _, text := range []*string{&e.Reason, &e.Title, &e.Detail} {
+			*text = printable(*text)
+		}
+		return e
+	}
+	if v == nil {
+		return nil
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return fmt.Errorf("what answers at %s is not a gateway's admin listener: %w", c.address, err)
+	}
+	return nil
+}
+
+// unreachable says in a few words why no answer came.
+func (c *Client) unreachable(ctx context.Context, err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, syscall.ECONNREFUSED):
+		err = syscall.ECONNREFUSED
+	case ue != nil && ue.Timeout():
+		err = errors.New("no answer in time")
+	}
+	return fmt.Errorf("gateway at %s: %w", c.address, err)
+}
+
+func (c *Client) get(ctx context.Context, path string, v any) error {
+	return c.call(ctx, http.MethodGet, "/api/v1/"+path, "", nil, v)
+}
+
+func (c *Client) post(ctx context.Context, path string, body, v any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodPost, "/api/v1/"+path, "application/json", text, v)
+}
+
+// Status returns everything that the gateway knows of itself.
+func (c *Client) Status(ctx context.Context) (s admin.Status, err error) {
+	err = c.get(ctx, "status", &s)
+	return s, err
+}
+
+// Services returns the upstreams and their instances.
+func (c *Client) Services(ctx context.Context) ([]admin.Upstream, error) {
+	var v struct{ Services []admin.Upstream }
+	err := c.get(ctx, "services", &v)
+	return v.Services, err
+}
+
+// Service returns the upstream of that name, or of the Consul service.
+func (c *Client) Service(ctx context.Context, name string) (u admin.Upstream, err error) {
+	err = c.get(ctx, "services/"+segments(name), &u)
+	return u, err
+}
+
+// Routes returns the routes in the order in which they are tried.
+func (c *Client) Routes(ctx context.Context) ([]admin.Route, error) {
+	var v struct{ Routes []admin.Route }
+	err := c.get(ctx, "routes", &v)
+	return v.Routes, err
+}
+
+// Route returns the route of that name.
+func (c *Client) Route(ctx context.Context, name string) (r admin.Route, err error) {
+	err = c.get(ctx, "routes/"+segments(name), &r)
+	return r, err
+}
+
+// Instance is an instance beside the upstream that it belongs to.
+type Instance struct {
+	Upstream string `json:"upstream"`
+	admin.Instance
+}
+
+// Instances returns the instances of an upstream or a Consul service; of all,
+// where service is empty.
+func (c *Client) Instances(ctx context.Context, service string) ([]Instance, error) {
+	var v struct{ Instances []Instance }
+	path := "instances"
+	if service != "" {
+		path += "?service=" + url.QueryEscape(service)
+	}
+	err := c.get(ctx, path, &v)
+	return v.Instances, err
+}
+
+// Events returns what happened after the event with the sequence number since,
+// oldest first.
+func (c *Client) Events(ctx context.Context, since uint64) ([]admin.Event, error) {
+	var v struct{ Events []admin.Event }
+	err := c.get(ctx, "events?since="+strconv.FormatUint(since, 10), &v)
+	return v.Events, err
+}
+
+// Overrides returns what operators hold, the next to end first.
+func (c *Client) Overrides(ctx context.Context) ([]admin.Override, error) {
+	var v struct{ Overrides []admin.Override }
+	err := c.get(ctx, "overrides", &v)
+	return v.Overrides, err
+}
+
+// Explain returns what would become of a request. Nothing is sent.
+func (c *Client) Explain(ctx context.Context, q admin.ExplainRequest) (e admin.Explanation, err error) {
+	err = c.post(ctx, "explain", q, &e)
+	return e, err
+}
+
+// Order is how an act is to be done.
+type Order struct {
+	For      time.Duration // how long it holds; 0: the gateway's default, an hour
+	Upstream string        // of an instance's acts: in this upstream only
+	Reason   string
+}
+
+// MarshalJSON implements json.Marshaler: an order as the API reads it.
+func (o Order) MarshalJSON() ([]byte, error) {
+	sent := struct {
+		For      string `json:"for,omitempty"`
+		Upstream string `json:"upstream,omitempty"`
+		Reason   string `json:"reason,omitempty"`
+	}{Upstream: o.Upstream, Reason: o.Reason}
+	if o.For != 0 {
+		sent.For = o.For.String()
+	}
+	return json.Marshal(sent)
+}
+
+// Drain takes the gateway out of service.
+func (c *Client) Drain(ctx context.Context, o Order) (d admin.Done, err error) {
+	err = c.post(ctx, "drain", o, &d)
+	return d, err
+}
+
+// Undrain puts the gateway back into service.
+func (c *Client) Undrain(ctx context.Context) (d admin.Done, err error) {
+	err = c.post(ctx, "undrain", Order{}, &d)
+	return d, err
+}
+
+// Instance does an act on an instance, by its id.
+func (c *Client) Instance(ctx context.Context, act admin.InstanceAct, id string, o Order) (d admin.Done, err error) {
+	err = c.post(ctx, "instances/"+url.PathEscape(id)+"/"+string(act), o, &d)
+	return d, err
+}
+
+// Breaker does an act on an upstream's breaker.
+func (c *Client) Breaker(ctx context.Context, act admin.BreakerAct, upstream string, o Order) (d admin.Done, err error) {
+	err = c.post(ctx, "breakers/"+url.PathEscape(upstream)+"/"+string(act), o, &d)
+	return d, err
+}
+
+// Reload has the gateway take over its configuration, and returns what that
+// changed.
+func (c *Client) Reload(ctx context.Context) (p admin.Plan, err error) {
+	var v struct {
+		admin.Plan
+		Result string
+		Actor  string
+		Config admin.Config
+	}
+	err = c.post(ctx, "reload", struct{}{}, &v)
+	return v.Plan, err
+}
+
+// Plan returns what taking over a configuration would change.
+func (c *Client) Plan(ctx context.Context, text []byte) (p admin.Plan, err error) {
+	err = c.call(ctx, http.MethodPost, "/api/v1/config/plan", "application/yaml", text, &p)
+	return p, err
+}
+
+// RateLimit returns what an identity has left of a route's limits.
+func (c *Client) RateLimit(ctx context.Context, route, key string) (l admin.RateLimit, err error) {
+	err = c.get(ctx, "ratelimits?"+url.Values{"route": {route}, "key": {key}}.Encode(), &l)
+	return l, err
+}
+
+// ResetRateLimit gives an identity a route's whole limits back.
+func (c *Client) ResetRateLimit(ctx context.Context, route, key string) (d admin.Done, err error) {
+	err = c.post(ctx, "ratelimits/reset", map[string]string{"route": route, "key": key}, &d)
+	return d, err
+}
+
+// LogLevel returns the least severe line that the gateway logs.
+func (c *Client) LogLevel(ctx context.Context) (l admin.LogLevel, err error) {
+	err = c.get(ctx, "log-level", &l)
+	return l, err
+}
+
+// SetLogLevel changes that for a while; 0: an hour.
+func (c *Client) SetLogLevel(ctx context.Context, level string, hold time.Duration) (l admin.LogLevel, err error) {
+	sent := map[string]string{"level": level}
+	if hold != 0 {
+		sent["for"] = hold.String()
+	}
+	err = c.post(ctx, "log-level", sent, &l)
+	return l, err
+}
+
+// segments escapes a name that may hold slashes, which stay.
+func segments(name string) string {
+	parts := strings.Split(name, "/")
+	for i, p := range parts {
+		parts[i] = url.PathEscape(p)
+	}
+	return strings.Join(parts, "/")
+}
