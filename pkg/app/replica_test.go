@@ -2,10 +2,13 @@ package app_test
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/proconsul/proconsul/pkg/parts"
 )
@@ -26,8 +29,18 @@ var build = sync.OnceValues(func() (parts.Binaries, error) {
 
 var built string // what build made, to be removed
 
+// TestMain fails the package where a gateway that ran in this process has left
+// a goroutine behind. hystrix never ends those of a command.
 func TestMain(m *testing.M) {
 	code := m.Run()
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	if err := goleak.Find(
+		goleak.IgnoreTopFunction("github.com/afex/hystrix-go/hystrix.(*metricExchange).Monitor"),
+		goleak.IgnoreTopFunction("github.com/afex/hystrix-go/hystrix.(*poolMetrics).Monitor"),
+	); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	if built != "" {
 		_ = os.RemoveAll(built)
 	}
