@@ -22,7 +22,7 @@ replaced by a free one.`,
 		Example: "  proconsul demo\n  proconsul demo --listen 127.0.0.1:9090 --admin 127.0.0.1:9091",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.Version = version
+			o.Version, o.Command = version, os.Args[0]
 			o.Out = cmd.OutOrStdout()
 			o.Log = slog.New(slog.DiscardHandler)
 			if verbose {

@@ -124,7 +124,7 @@ func shell(t *testing.T, line string) string {
 		path = filepath.Dir(script) + ":" + path
 	}
 	cmd := exec.Command("sh", "-c", line)
-	cmd.Env = append(os.Environ(), "PATH="+path)
+	cmd.Env = append(os.Environ(), "PATH="+path, beSomebody+"=proconsul") // the demo names its own binary, which is the test's
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -145,11 +145,14 @@ func TestDemo(t *testing.T) {
 	}
 
 	wants := []struct{ of, want string }{
-		{"/api/orders/42", `^HTTP/1\.1 200 OK\r\n(?s:.*)"service":"orders"(?s:.*)"path":"/42"`},
+		{"curl -i ", `^HTTP/1\.1 200 OK\r\n(?s:.*)"service":"orders"(?s:.*)"path":"/42"`},
 		{"/api/limited", `^200 200 200 200 200 429 429 429 \n$`},
 		{"/api/events", `^id: 0\ndata: (?s:.*)\n\nid: 1\n(?s:.*)\n\nid: 2\n`},
 		{"/api/v1/services/orders", `^\{(?s:.*)"usable": ?3\b`},
 		{"consul catalog services", `(?m)^orders$`},
+		{" explain GET ", `(?m)^ 1 match +orders (?s:.*)^would answer: proxied`},
+		{" services --address", `(?m)^orders +ok 3/3 `},
+		{" drain users/users-1 --for 10s", `^$`}, // its note goes to standard error
 	}
 	if len(v.tries) != len(wants) {
 		t.Errorf("the demo prints %d commands, want %d: %q", len(v.tries), len(wants), v.tries)

@@ -7,7 +7,9 @@
 package demo
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +29,7 @@ import (
 // Options are what a demo is run with.
 type Options struct {
 	Version string
+	Command string    // how the viewer calls proconsul; empty: proconsul
 	Listen  string    // public address; a busy default port moves to a free one
 	Admin   string    // admin address; likewise
 	Out     io.Writer // the screen
@@ -94,7 +97,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg, err := config.Parse("demo.yaml", configText(listen.addr, admin.addr, catalog.addr, redis.addr), config.LoadOptions{Pure: true})
+	token := rand.Text()[:12] // of this run: other programs here must not steer it
+	cfg, err := config.Parse("demo.yaml", configText(listen.addr, admin.addr, catalog.addr, redis.addr, token), config.LoadOptions{Pure: true})
 	if err != nil {
 		return err
 	}
@@ -115,7 +119,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	d.traffic = newTraffic("http://"+listen.addr, o.Traffic)
 	running.Go(func() { d.traffic.run(ctx) })
 	d.screen.ok("traffic", "%d req/s synthetic (stop and start: t)", o.Traffic)
-	d.screen.guide(listen.addr, admin.addr, catalog.addr, o.Keys != nil)
+	d.screen.guide(cmp.Or(o.Command, "proconsul"), listen.addr, admin.addr, catalog.addr, token, o.Keys != nil)
 	d.screen.live()
 	if o.Ready != nil {
 		o.Ready(listen.addr, admin.addr)
@@ -205,10 +209,10 @@ func (d *demo) startRedis() (place, error) {
 }
 
 // configText is the demo's configuration: what an operator would write.
-func configText(listen, admin, catalog, redis string) []byte {
+func configText(listen, admin, catalog, redis, token string) []byte {
 	return fmt.Appendf(nil, `version: 1
 listen: [{name: public, addr: %q}]
-admin: {addr: %q}
+admin: {addr: %q, tokens: [{name: demo, role: operator, token: %q}]}
 consul: {addr: %q}
 redis: {addr: %q, timeout: 500ms} # its scripts are interpreted, in this busy process
 registration: {enabled: true, name: proconsul}
@@ -247,5 +251,5 @@ routes:
   - name: home
     match: {path: /}
     redirect: {to: "http://%s/", code: 302}
-`, listen, admin, catalog, redis, admin)
+`, listen, admin, token, catalog, redis, admin)
 }

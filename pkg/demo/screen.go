@@ -30,7 +30,11 @@ func (s *screen) ok(part, format string, args ...any) {
 }
 
 // guide ends the first screen: what to open, what to try, what to break.
-func (s *screen) guide(listen, admin, catalog string, keys bool) {
+func (s *screen) guide(command, listen, admin, catalog, token string, keys bool) {
+	elsewhere := ""
+	if admin != DefaultAdmin {
+		elsewhere = " --address " + local(admin)
+	}
 	s.printf(`
   STATUS PAGE    http://%[2]s/        <- open this first
   Try:
@@ -39,7 +43,10 @@ func (s *screen) guide(listen, admin, catalog string, keys bool) {
     curl -N '%[1]s/api/events?n=3&every=500ms'
     curl -s %[2]s/api/v1/services/orders
     CONSUL_HTTP_ADDR=%[3]s consul catalog services
-`, local(listen), local(admin), catalog)
+    %[4]s explain GET http://%[1]s/api/orders/42%[5]s
+    %[4]s services%[5]s
+    PROCONSUL_TOKEN=%[6]s %[4]s drain users/users-1 --for 10s%[5]s
+`, local(listen), local(admin), catalog, command, elsewhere, token)
 	if keys {
 		s.printf(`  Break things (press a key):  k kill orders-2   l slow inventory   e make flaky fail   c cut Consul
                                r cut Redis       b burst traffic    h heal all          t traffic   q quit
