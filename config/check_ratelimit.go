@@ -82,6 +82,44 @@ func (b *builder) checkRateLimit(path string, l RateLimit) {
 		}
 	}
 	b.checkCost(path, l)
+	b.checkTiers(path, l)
+}
+
+// checkTiers checks that each consumer is in one tier, and that a tier has the
+// windows of the section: only then counts carry over from tier to tier.
+func (b *builder) checkTiers(path string, l RateLimit) {
+	tiers := join(path, "tiers")
+	b.unique(tiers, len(l.Tiers), func(i int) string { return l.Tiers[i].Name })
+	of := map[string]string{}
+	for i, t := range l.Tiers {
+		p := at(tiers, i)
+		for j, c := range t.Consumers {
+			if other, ok := of[c]; ok {
+				b.bad(at(join(p, "consumers"), j), c, CodeContradicts, "is in tier "+other+" too", "")
+			}
+			of[c] = t.Name
+		}
+		limits := join(p, "limits")
+		if !b.sound(limits) {
+			continue
+		}
+		same := len(t.Limits) == len(l.Limits)
+		for k := range min(len(t.Limits), len(l.Limits)) {
+			same = same && t.Limits[k].Window == l.Limits[k].Window && t.Limits[k].Calendar == l.Limits[k].Calendar
+			if t.Limits[k].Count > 1_000_000_000 {
+				b.bad(at(limits, k), t.Limits[k].String(), CodeRange, "is more than a billion", "")
+			}
+		}
+		switch {
+		case t.Unlimited && len(t.Limits) > 0:
+			b.fault(Fault{Path: limits, Code: CodeContradicts, Message: limits + " are those of an unlimited tier"})
+		case !t.Unlimited && !same:
+			b.fault(Fault{Path: p, Code: CodeContradicts, Message: p + " has other windows than " + join(path, "limits"),
+				Hint: "write one limit for each of its windows, in its order"})
+		case !t.Unlimited:
+			b.checkCost(p, RateLimit{Limits: t.Limits, Cost: l.Cost, Algorithm: l.Algorithm, Burst: l.Burst})
+		}
+	}
 }
 
 // checkBy checks each identity that by names.

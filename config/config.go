@@ -263,8 +263,19 @@ type RateLimit struct {
 	Precision    string  `yaml:"precision" enum:"leased|exact"`                             // leased: replicas take tokens ahead of need; exact: every decision asks Redis
 	Zone         string  `yaml:"zone"`                                                      // in which days and months begin, as Europe/Berlin; empty: UTC
 	Cost         string  `yaml:"cost"`                                                      // tokens per request, or header(NAME) for what that field of the request says
+	Tiers        []Tier  `yaml:"tiers"`                                                     // other counts for some consumers
 	OnStoreError string  `yaml:"on_store_error" enum:"local|open|closed"`                   // without Redis: count here, let pass, or refuse
 	HideHeaders  bool    `yaml:"hide_headers"`                                              // do not tell clients their limit
+}
+
+// Tier gives some consumers other counts for the same windows, so that what
+// they have used stays when they change tiers. Who is in none has the
+// section's own limits.
+type Tier struct {
+	Name      string   `yaml:"name" required:"true"` // free, pro, ...
+	Consumers []string `yaml:"consumers"`            // who is in it, by name
+	Limits    []Limit  `yaml:"limits"`               // one for each window of the section
+	Unlimited bool     `yaml:"unlimited"`            // no limits, and nothing is counted
 }
 
 // Limit is a count per window, written "100/1m", "20/s" or "1000/1h", or per

@@ -155,6 +155,7 @@ func (s *store) run(ctx context.Context, wg *sync.WaitGroup) {
 
 // close ends the store after its goroutines have ended.
 func (s *store) close() error {
+	s.giveBack()
 	s.mu.Lock()
 	s.home.up.Store(false)
 	for _, c := range s.nodes {
@@ -171,6 +172,31 @@ func (s *store) close() error {
 		return fmt.Errorf("close redis client: %w", err)
 	}
 	return nil
+}
+
+// giveBack ends all leases and returns what is left of them, or a monthly quota
+// would miss it for the rest of the month. What the store does not take within
+// a second is lost: too little is admitted then, never too much.
+func (s *store) giveBack() {
+	deadline := time.Now().Add(time.Second)
+	for i := range shards {
+		s.l.keys.all(i, func(e *entry) {
+			now := s.l.now()
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			for _, ls := range [...]*lease{e.cur.Swap(nil), e.next} {
+				if ls != nil {
+					e.end(ls, now)
+				}
+			}
+			if e.next = nil; len(e.refunds) > 0 && !e.inflight {
+				s.l.issue(e, now, false)
+			}
+		})
+		for s.pending() > 0 && time.Now().Before(deadline) {
+			s.exec(s.take())
+		}
+	}
 }
 
 var (

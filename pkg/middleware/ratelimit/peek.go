@@ -39,14 +39,18 @@ func Peek(ctx context.Context, routeName string, cfg config.RateLimit, lim *limi
 	if err != nil {
 		return Outlook{}, err
 	}
-	d := lim.Peek(ctx, u.policy, u.identify(r, x))
+	t := u.tier(x)
+	if t.policy == nil {
+		return Outlook{Decision: allowed}, nil
+	}
+	d := lim.Peek(ctx, t.policy, u.identify(r, x))
 	out := Outlook{Decision: verdict(&d)}
 	if !d.Allowed {
 		out.Refusal = refusal(&d)
 	}
 	for i := range d.Len() {
 		b := d.Budget(i)
-		out.Limits = append(out.Limits, Left{cfg.Limits[i].String(), cfg.Limits[i].Count, b.Remaining, b.Reset})
+		out.Limits = append(out.Limits, Left{t.limits[i].String(), t.limits[i].Count, b.Remaining, b.Reset})
 	}
 	return out, nil
 }
@@ -57,7 +61,7 @@ func Reset(ctx context.Context, routeName string, cfg config.RateLimit, lim *lim
 	if err != nil {
 		return err
 	}
-	return lim.Reset(ctx, u.policy, u.identify(r, x))
+	return lim.Reset(ctx, u.usual.policy, u.identify(r, x))
 }
 
 // RequestOf returns a request of an identity, and its account, for Peek and

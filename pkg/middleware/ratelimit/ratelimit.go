@@ -54,11 +54,19 @@ func New(routeName string, cfg config.RateLimit, lim *limiter.Limiter, onDecisio
 	if onDecision == nil {
 		onDecision = func(string, string) {}
 	}
-	t := newTeller(u.policy, cfg.Limits, cfg.HideHeaders)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ex := middleware.Of(w)
-			d := u.take(lim, r, ex)
+			p, t := u.of(ex)
+			if p == nil { // of an unlimited tier
+				if ex != nil {
+					ex.RateLimit = allowed
+				}
+				onDecision(routeName, allowed)
+				next.ServeHTTP(w, r)
+				return
+			}
+			d := lim.Take(r.Context(), p, u.identify(r, ex), u.cost(r))
 			word := verdict(&d)
 			onDecision(routeName, word)
 			if ex != nil {
@@ -95,13 +103,33 @@ func refusal(d *limiter.Decision) *problem.Error {
 
 // rule is what a route's requests are counted by.
 type rule struct {
-	policy   *limiter.Policy
+	usual    tier
+	tiers    map[string]tier // by consumer
 	identify source
 	cost     func(*http.Request) int
 }
 
-func (u *rule) take(lim *limiter.Limiter, r *http.Request, ex *middleware.Exchange) limiter.Decision {
-	return lim.Take(r.Context(), u.policy, u.identify(r, ex), u.cost(r))
+// tier is a policy and what clients are told of it. The policies of a rule
+// differ in counts alone, so they share what was used.
+type tier struct {
+	policy *limiter.Policy // nil: unlimited
+	teller *teller
+	limits []config.Limit
+}
+
+// of returns what a request's caller is limited by.
+func (u *rule) of(ex *middleware.Exchange) (*limiter.Policy, *teller) {
+	t := u.tier(ex)
+	return t.policy, t.teller
+}
+
+func (u *rule) tier(ex *middleware.Exchange) tier {
+	if ex != nil && ex.Consumer != "" {
+		if t, ok := u.tiers[ex.Consumer]; ok {
+			return t
+		}
+	}
+	return u.usual
 }
 
 // compile returns the rule that a route's settings describe.
@@ -122,17 +150,38 @@ func compile(routeName string, cfg config.RateLimit) (*rule, error) {
 	if err != nil {
 		return nil, err
 	}
-	limits, err := limitsOf(cfg)
-	if err != nil {
+	compiled := func(written []config.Limit) (tier, error) {
+		limits, err := limitsOf(cfg, written)
+		if err != nil {
+			return tier{}, err
+		}
+		p, err := limiter.NewPolicy(limiter.Settings{Name: routeName, Limits: limits, OnStoreError: mode, Precision: precision})
+		if err != nil {
+			return tier{}, err
+		}
+		return tier{p, newTeller(p, written, cfg.HideHeaders), written}, nil
+	}
+	u := &rule{tiers: map[string]tier{}, identify: identify, cost: cost}
+	if u.usual, err = compiled(cfg.Limits); err != nil {
 		return nil, err
 	}
-	p, err := limiter.NewPolicy(limiter.Settings{Name: routeName, Limits: limits, OnStoreError: mode, Precision: precision})
-	return &rule{p, identify, cost}, err
+	for _, t := range cfg.Tiers {
+		var made tier
+		if !t.Unlimited {
+			if made, err = compiled(t.Limits); err != nil {
+				return nil, fmt.Errorf("tier %s: %w", t.Name, err)
+			}
+		}
+		for _, c := range t.Consumers {
+			u.tiers[c] = made
+		}
+	}
+	return u, nil
 }
 
-// limitsOf returns the settings' limits as the limiter has them: those per day
+// limitsOf returns limits as the limiter has them: those per day
 // or month follow the calendar, the others the algorithm.
-func limitsOf(cfg config.RateLimit) ([]limiter.Limit, error) {
+func limitsOf(cfg config.RateLimit, written []config.Limit) ([]limiter.Limit, error) {
 	algorithm, err := limiter.ParseAlgorithm(cfg.Algorithm)
 	if err != nil {
 		return nil, err
@@ -142,7 +191,7 @@ func limitsOf(cfg config.RateLimit) ([]limiter.Limit, error) {
 		return nil, fmt.Errorf("zone: %w", err)
 	}
 	var out []limiter.Limit
-	for _, l := range cfg.Limits {
+	for _, l := range written {
 		limit := limiter.Limit{Count: l.Count, Window: l.Window, Algorithm: algorithm, Burst: cfg.Burst}
 		switch l.Calendar {
 		case "":

@@ -393,6 +393,53 @@ func TestAlgorithms(t *testing.T) {
 	}
 }
 
+// A consumer has its tier's counts, and keeps what it has used when a reload
+// puts it into another one.
+func TestTiers(t *testing.T) {
+	lim := own(t)
+	limits := func(n int) []config.Limit { return []config.Limit{{Count: n, Window: time.Hour}} }
+	cfg := config.RateLimit{By: "consumer", Limits: limits(2), Tiers: []config.Tier{
+		{Name: "pro", Consumers: []string{"acme"}, Limits: limits(5)},
+		{Name: "enterprise", Consumers: []string{"big"}, Unlimited: true},
+	}}
+	passes := func(consumer string, most int) (n int, left string) {
+		mw, err := ratelimit.New("orders", cfg, lim, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range most {
+			resp, ex := visit(t, mw, visitor{ip: "192.0.2.1", consumer: consumer}, http.HandlerFunc(ok))
+			left = resp.Header.Get("X-RateLimit-Limit")
+			if resp.StatusCode == 200 {
+				n++
+			}
+			if (resp.StatusCode == 200) != (ex.RateLimit == "allowed") {
+				t.Errorf("%d is accounted as %s", resp.StatusCode, ex.RateLimit)
+			}
+		}
+		return n, left
+	}
+	for _, tt := range []struct {
+		consumer string
+		want     int
+		limit    string
+	}{{"", 2, "2"}, {"small", 2, "2"}, {"acme", 5, "5"}, {"big", 9, ""}} {
+		if got, limit := passes(tt.consumer, 9); got != tt.want || limit != tt.limit {
+			t.Errorf("%q: %d passed, limit %s; want %d, %s", tt.consumer, got, limit, tt.want, tt.limit)
+		}
+	}
+	cfg.Tiers = []config.Tier{{Name: "pro", Consumers: []string{"small"}, Limits: limits(5)}}
+	if got, _ := passes("small", 9); got != 3 {
+		t.Errorf("after 2 of 2, a tier of 5 lets %d pass, want 3", got)
+	}
+	if got, _ := passes("acme", 9); got != 0 {
+		t.Errorf("after 5 of 5, a limit of 2 lets %d pass", got)
+	}
+	if got, _ := passes("big", 9); got != 2 {
+		t.Errorf("who leaves the unlimited tier has %d, want 2", got)
+	}
+}
+
 func TestBadSettings(t *testing.T) {
 	good := perMinute(1)
 	for name, change := range map[string]func(*config.RateLimit){
@@ -404,6 +451,7 @@ func TestBadSettings(t *testing.T) {
 		"burst of windows": func(c *config.RateLimit) { c.Burst = 5 },
 		"no zone":          func(c *config.RateLimit) { c.Zone = "Mars/Olympus" },
 		"no calendar":      func(c *config.RateLimit) { c.Limits = []config.Limit{{Count: 1, Calendar: "year"}} },
+		"bad tier":         func(c *config.RateLimit) { c.Tiers = []config.Tier{{Name: "t", Consumers: []string{"a"}}} },
 		"no cost":          func(c *config.RateLimit) { c.Cost = "0" },
 		"cost of nothing":  func(c *config.RateLimit) { c.Cost = "header()" },
 		"empty header":     func(c *config.RateLimit) { c.By = "header()" },
