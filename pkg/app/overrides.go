@@ -221,7 +221,7 @@ func (a *App) drainSelf(_ context.Context, o admin.Order) (admin.Done, error) {
 }
 
 func (a *App) undrainSelf(context.Context, admin.Order) (admin.Done, error) {
-	if a.draining.Load() && !a.drained.Load() {
+	if a.draining.Load() {
 		return admin.Done{}, fmt.Errorf("replica %s is going down", a.id)
 	}
 	a.overrides.drop("replica", "", a.id)
