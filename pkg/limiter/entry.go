@@ -15,6 +15,8 @@ type entry struct {
 	denied atomic.Pointer[denial]
 	denies atomic.Int64 // tokens that were denied from memory
 
+	limited atomic.Int64 // requests that were denied, for Top
+
 	mu       sync.Mutex
 	policy   *Policy // as of the last caller
 	touched  int64   // mono of the last slow decision

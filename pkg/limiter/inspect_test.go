@@ -3,6 +3,7 @@ package limiter_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -159,4 +160,36 @@ func TestResetDropsLeases(t *testing.T) {
 		}
 		parts.Eventually(t, 3*time.Second, "the reset did not reach the other replica", func() bool { return b.Take(t.Context(), p, "k", 1).Allowed })
 	}
+}
+
+// The most limited come first, and nobody can read who they are.
+func TestTop(t *testing.T) {
+	onAll(t, func(t *testing.T, l *limiter.Limiter) {
+		a := policy(t, limiter.Settings{Name: "a", Limits: []limiter.Limit{sliding(2, time.Hour)}, Precision: limiter.Leased})
+		b := policy(t, limiter.Settings{Name: "b", Limits: []limiter.Limit{sliding(2, time.Hour)}, Precision: limiter.Exact})
+		for _, hit := range []struct {
+			p     *limiter.Policy
+			key   string
+			times int
+		}{{a, "ip:192.0.2.1", 9}, {b, "ip:192.0.2.1", 5}, {b, "ip:192.0.2.2", 2}, {a, "ip:192.0.2.3", 3}} {
+			for range hit.times {
+				l.Take(t.Context(), hit.p, hit.key, 1)
+			}
+		}
+		top := l.Top(10)
+		if len(top) != 3 || top[0].Policy != "a" || top[0].Denied != 7 || top[1].Policy != "b" || top[1].Denied != 3 || top[2].Denied != 1 {
+			t.Errorf("got %+v", top)
+		}
+		for _, k := range top {
+			if strings.Contains(k.Key, "192.0.2") {
+				t.Errorf("%s tells who it is", k.Key)
+			}
+		}
+		if got := l.Top(1); len(got) != 1 || got[0] != top[0] {
+			t.Errorf("the first is %+v", got)
+		}
+		if got := l.Top(0); len(got) != 0 {
+			t.Errorf("none is %+v", got)
+		}
+	})
 }

@@ -134,6 +134,7 @@ func (l *Limiter) Take(ctx context.Context, p *Policy, key string, cost int) Dec
 	now := l.mono()
 	if d := e.denied.Load(); d != nil && d.policy == p && c >= d.cost && now < d.until {
 		e.denies.Add(c)
+		e.limited.Add(1)
 		return d.decision(now)
 	}
 	if ls := e.cur.Load(); ls != nil && now < ls.expires {
@@ -145,7 +146,11 @@ func (l *Limiter) Take(ctx context.Context, p *Policy, key string, cost int) Dec
 		}
 		ls.tokens.Add(c)
 	}
-	return l.takeSlow(ctx, e, p, c)
+	d := l.takeSlow(ctx, e, p, c)
+	if !d.Allowed {
+		e.limited.Add(1)
+	}
+	return d
 }
 
 // usual is the source of decisions when nothing is wrong.
