@@ -85,6 +85,18 @@ func configCommand() *cobra.Command {
 	from.add(print)
 	print.Flags().BoolVar(&o.Defaults, "defaults", false, "also print what nobody wrote")
 	print.Flags().BoolVar(&o.Sources, "sources", false, "say where each value comes from")
-	cmd.AddCommand(print)
+	schema := &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of configurations, for editors",
+		Long: `Prints the JSON Schema of configurations. Editors complete and check a file that
+begins with "# yaml-language-server: $schema=./proconsul.schema.json".`,
+		Example: "  proconsul config schema > proconsul.schema.json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(config.Schema())
+			return err
+		},
+	}
+	cmd.AddCommand(print, schema)
 	return cmd
 }
