@@ -42,17 +42,23 @@ func (f *configFlags) options() (config.LoadOptions, error) {
 	return o, nil
 }
 
-// load reads the configuration. What is wrong with it is the caller's to mend.
+// load reads the configuration for a command. What is wrong with it is the
+// caller's to mend, and is shown whole.
 func (f *configFlags) load() (*config.Config, error) {
-	o, err := f.options()
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := config.Load(f.path, o)
+	cfg, err := f.read()
 	if err != nil {
 		return nil, invalid{faults(err)}
 	}
 	return cfg, nil
+}
+
+// read reads the configuration.
+func (f *configFlags) read() (*config.Config, error) {
+	o, err := f.options()
+	if err != nil {
+		return nil, err
+	}
+	return config.Load(f.path, o)
 }
 
 // parse reads a text as load reads the file, beside which it may stand.
@@ -104,7 +110,7 @@ configuration, reloads; a configuration that is not valid changes nothing.`,
 				Log:       log,
 				AccessLog: cmd.OutOrStdout(),
 				Level:     level,
-				Load:      from.load,
+				Load:      from.read,
 				Parse:     from.parse,
 				Watch:     from.watcher(watch),
 			})

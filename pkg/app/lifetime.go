@@ -41,8 +41,8 @@ func (s *stack) unwind() error {
 	return errors.Join(faults...)
 }
 
-// group runs background parts and joins them. A part that ends before its
-// context does has failed, and ends the group with its error.
+// group runs background parts and joins them. A part that returns an error
+// before its context ends has failed, and ends the group with it.
 type group struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
