@@ -46,9 +46,14 @@ var scenarios = []scenario{
 	{"Consul silent", "packets to the agent are dropped; an instance dies", consulSilent},
 	{"ACL token expires", "the gateway's token is deleted, later replaced in its file", tokenExpires},
 	{"churn", "1,000 registrations a minute around three instances", churn},
+	{"Redis killed", "SIGKILL under two replicas at five times a limit, started again empty", redisKilled},
+	{"Redis frozen", "SIGSTOP, likewise", redisFrozen},
+	{"Redis cut off", "packets to it are dropped, likewise", redisDropped},
+	{"Redis failover", "it becomes a replica (READONLY) and loses its scripts, likewise", redisFailover},
 	{"replicas restart", "two gateways behind a TCP balancer restarted in turn, twice", replicasRestart},
 	{"reloads", "the configuration changes under load, a third of the changes is not valid", reloads},
 	{"clients leave", "every second client goes away before or during its answer", aborts},
+	{"soak", "all of it for a while: requests of all kinds, kills, churn, reloads, clients that leave", soak},
 }
 
 // eventually is parts.Eventually with the patience that all share: long enough
@@ -103,9 +108,10 @@ log: {level: debug}
 access_log: {disabled: true}
 shutdown: {delay: 500ms, grace: 10s}
 upstreams: [{service: %s%s}]
-routes: [{name: %s, match: {path: "/**"}, upstream: {service: %s}}]
 %s
-`, agent, s.service, upstream, s.service, s.service, strings.Join(more, "\n"))
+routes:
+  - {name: %s, match: {path: "/**"}, upstream: {service: %s}}
+`, agent, s.service, upstream, strings.Join(more, "\n"), s.service, s.service)
 }
 
 // replica starts a gateway.
