@@ -18,7 +18,8 @@ build: ## build bin/proconsul and bin/echo
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 test: tools lint ## install what tests need, then run every test on real parts with -race
-	$(GO) test -race -timeout 20m ./...
+	@# One package at a time: those that drive real processes would starve one another.
+	$(GO) test -race -p 1 -timeout 20m ./...
 
 lint: ## gofmt and go vet
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on the files above' >&2; exit 1; }
