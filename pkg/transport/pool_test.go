@@ -75,6 +75,24 @@ func TestLastUsedGoesFirst(t *testing.T) {
 	}
 }
 
+// A request that asks for the connection's end gets it, also from an instance
+// that would keep it.
+func TestClosingRequests(t *testing.T) {
+	s := answers(t, ok("ok"))
+	tr := client(t, transport.Options{})
+	for name, make := range map[string]func(*http.Request){
+		"Close":        func(r *http.Request) { r.Close = true },
+		"by its field": func(r *http.Request) { r.Header.Set("Connection", "x, Close") },
+	} {
+		req := request(t, "GET", s.url, nil)
+		make(req)
+		mustDo(t, tr, req)
+		if got := tr.Stats(); got.Idle != 0 || got.Active != 0 {
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+}
+
 func TestMaxIdlePerHost(t *testing.T) {
 	for limit, want := range map[int]int64{2: 2, -1: 0} {
 		s := numbered(t)
@@ -345,15 +363,20 @@ func TestBodyCloseWhileReading(t *testing.T) {
 	if n, err := resp.Body.Read(make([]byte, 100)); n != 5 || err != nil {
 		t.Fatal(n, err)
 	}
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		_, err := resp.Body.Read(make([]byte, 100))
 		done <- err
 	}()
 	time.Sleep(5 * time.Millisecond) // most likely it waits by now; either way the end is the same
 	_ = resp.Body.Close()
-	if err := <-done; err == nil || err == io.EOF {
-		t.Errorf("Read ended with %v", err)
+	select {
+	case err := <-done:
+		if err == nil || err == io.EOF {
+			t.Errorf("Read ended with %v", err)
+		}
+	case <-time.After(10 * time.Second): // before the request's own deadline
+		t.Fatal("Read goes on")
 	}
 	if got := tr.Stats(); got.Idle != 0 || got.Active != 0 {
 		t.Errorf("got %+v", got)
