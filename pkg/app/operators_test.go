@@ -189,12 +189,18 @@ func TestAnOperatorDrainsAnInstanceForAWhile(t *testing.T) {
 		t.Errorf("drained again: %+v; want no change, and an hour from now", done)
 	}
 
-	// A reload that makes the pool anew does not undo it.
+	// A reload does not undo it, not even one that makes the pool anew.
 	in.write(strings.ReplaceAll(operatorsConfig, "weight: 5", "weight: 6"))
 	ask[admin.Plan](in, "POST /api/v1/reload", "")
 	if i := in.instance("orders", seven1); i.Usable {
 		t.Error("a reload has undone a drain")
 	}
+	without, _, _ := strings.Cut(operatorsConfig, "upstreams:")
+	in.write(without)
+	ask[admin.Plan](in, "POST /api/v1/reload", "")
+	in.write(operatorsConfig)
+	ask[admin.Plan](in, "POST /api/v1/reload", "")
+	parts.Eventually(t, 10*time.Second, "a pool that was made anew has forgotten a drain", func() bool { return !in.instance("orders", seven1).Usable })
 
 	// In one upstream only, and back.
 	if done := ask[admin.Done](in, instanceAct(seven1, "undrain"), `{"upstream":"orders"}`); !done.Changed || strings.Join(done.Upstreams, " ") != "orders" {

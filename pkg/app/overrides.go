@@ -139,7 +139,7 @@ func (a *App) onInstance(_ context.Context, act admin.InstanceAct, id string, o 
 		return admin.Done{}, admin.Unknown("no instance has the id %q", id)
 	}
 	done := admin.Done{}
-	until := time.Now().Add(o.For).Round(time.Millisecond)
+	until := time.Now().Add(o.For).Truncate(time.Millisecond)
 	note := func(kind, state string, up *upstream) {
 		done.Until = until
 		a.overrides.put(admin.Override{Kind: kind, Target: id, Upstream: up.config.Name, State: state, Until: until, Actor: o.Actor, Reason: o.Reason})
@@ -201,7 +201,7 @@ func (a *App) onBreakerAct(_ context.Context, act admin.BreakerAct, name string,
 	case admin.BreakerOpen:
 		state, word = breaker.Open, "open"
 	}
-	done.Until = time.Now().Add(o.For).Round(time.Millisecond)
+	done.Until = time.Now().Add(o.For).Truncate(time.Millisecond)
 	if err := b.Force(state, done.Until); err != nil {
 		return admin.Done{}, err
 	}
@@ -214,7 +214,7 @@ func (a *App) onBreakerAct(_ context.Context, act admin.BreakerAct, name string,
 // and sends clients that hold a connection to another one. What arrives all
 // the same is served.
 func (a *App) drainSelf(_ context.Context, o admin.Order) (admin.Done, error) {
-	until := time.Now().Add(o.For).Round(time.Millisecond)
+	until := time.Now().Add(o.For).Truncate(time.Millisecond)
 	changed := !a.drained.Swap(true)
 	a.overrides.put(admin.Override{Kind: "replica", Target: a.id, State: "draining", Until: until, Actor: o.Actor, Reason: o.Reason})
 	return admin.Done{Result: "draining", Changed: changed, Until: until}, nil
@@ -245,7 +245,7 @@ func (a *App) setLogLevel(_ context.Context, name string, o admin.Order) (admin.
 	if level == a.level { // what the configuration says needs no end
 		a.overrides.drop("log_level", "", "gateway")
 	} else {
-		a.overrides.put(admin.Override{Kind: "log_level", Target: "gateway", State: name, Until: time.Now().Add(o.For).Round(time.Millisecond), Actor: o.Actor})
+		a.overrides.put(admin.Override{Kind: "log_level", Target: "gateway", State: name, Until: time.Now().Add(o.For).Truncate(time.Millisecond), Actor: o.Actor})
 	}
 	return a.logLevel(), nil
 }
