@@ -52,6 +52,25 @@ func (f *configFlags) load() (*config.Config, error) {
 	return cfg, nil
 }
 
+// reread reads the configuration for a reload. Every fault is named, in the
+// log and on the status page; the snippets are for those who mend the file.
+func (f *configFlags) reread() (*config.Config, error) {
+	cfg, err := f.read()
+	var fs *config.Faults
+	if !errors.As(err, &fs) {
+		return cfg, err
+	}
+	var lines []string
+	for _, fault := range fs.All {
+		line := fault.String()
+		if fault.Hint != "" {
+			line += " (" + fault.Hint + ")"
+		}
+		lines = append(lines, line)
+	}
+	return nil, errors.New(strings.Join(lines, "; "))
+}
+
 // read reads the configuration.
 func (f *configFlags) read() (*config.Config, error) {
 	o, err := f.options()
@@ -110,7 +129,7 @@ configuration, reloads; a configuration that is not valid changes nothing.`,
 				Log:       log,
 				AccessLog: cmd.OutOrStdout(),
 				Level:     level,
-				Load:      from.read,
+				Load:      from.reread,
 				Parse:     from.parse,
 				Watch:     from.watcher(watch),
 			})

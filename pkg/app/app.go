@@ -185,11 +185,16 @@ func replicaID() string {
 
 // build thinks a configuration through: everything that can fail, and nothing
 // that is live.
-func (a *App) build(cfg *config.Config) (*plan, *gateway.Table, error) {
+func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
 	p, err := a.upstreams.plan(cfg)
 	if err != nil {
 		return nil, nil, err
 	}
+	defer func() {
+		if err != nil {
+			a.upstreams.abandon(p)
+		}
+	}()
 	who, err := identity.New(cfg, a.keys)
 	if err != nil {
 		return nil, nil, err

@@ -16,6 +16,7 @@ import (
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/admin"
 	"github.com/proconsul/proconsul/pkg/gateway"
+	"github.com/proconsul/proconsul/pkg/identity"
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
 	"github.com/proconsul/proconsul/pkg/proxy"
@@ -285,8 +286,12 @@ func (a *App) try(cfg *config.Config) error {
 	if err := errors.Join(faults...); err != nil {
 		return err
 	}
-	_, err := gateway.Build(cfg, gateway.Deps{
-		Log: slog.New(slog.DiscardHandler), Metrics: metrics.New(metrics.Options{}), Limiter: a.limiter,
+	who, err := identity.New(cfg, a.keys)
+	if err != nil {
+		return err
+	}
+	_, err = gateway.Build(cfg, gateway.Deps{
+		Log: slog.New(slog.DiscardHandler), Metrics: metrics.New(metrics.Options{}), Limiter: a.limiter, Identity: who,
 		Upstream: func(name string) (*proxy.Upstream, error) {
 			if up := trials[name]; up != nil {
 				return up, nil

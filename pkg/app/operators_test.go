@@ -366,6 +366,12 @@ func TestAPlanSaysWhatAReloadWouldChange(t *testing.T) {
 	if p := ask[admin.Plan](in, "POST /api/v1/config/plan", operatorsConfig); !p.Valid || len(p.Changes) != 0 || p.Hash != p.Running {
 		t.Errorf("what is served differs from itself: %+v", p)
 	}
+	// A configuration is judged with all that its routes need.
+	keyed := "consumers: [{name: acme, api_keys: [{id: a, sha256: " + strings.Repeat("ab", 32) + "}]}]\n" +
+		strings.Replace(operatorsConfig, "routes:", "policies: [{name: keyed, auth: {any_of: [api-key]}}]\nroutes:\n  - {name: guarded, match: {path: /guarded}, use: [keyed], redirect: {to: /x, code: 302}}", 1)
+	if p := ask[admin.Plan](in, "POST /api/v1/config/plan", keyed); !p.Valid {
+		t.Errorf("a configuration with authentication is judged as %+v", p.Verdict)
+	}
 	bad := ask[admin.Plan](in, "POST /api/v1/config/plan", "version: 1\nrouts: []\nroutes: [{name: a}]\n")
 	if bad.Valid || len(bad.Faults) < 2 || bad.Faults[0].Line != 2 || bad.Faults[0].Code != "PC1004" || bad.Faults[0].Hint == "" {
 		t.Errorf("judged as %+v", bad.Verdict)

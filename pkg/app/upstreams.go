@@ -64,22 +64,57 @@ func (us *upstreams) plan(cfg *config.Config) (*plan, error) {
 			p.apply = append(p.apply, apply)
 			continue
 		}
-		fresh, err := us.create(c)
+		b, configure, err := us.breaker(c)
+		faults = append(faults, err)
+		if err != nil {
+			continue
+		}
+		fresh, err := us.create(c, b)
 		faults = append(faults, err)
 		p.all[c.Name] = fresh
+		p.apply = append(p.apply, configure)
 	}
-	return p, errors.Join(faults...)
+	if err := errors.Join(faults...); err != nil {
+		us.abandon(p)
+		return nil, err
+	}
+	return p, nil
+}
+
+// breaker returns the breaker for a new upstream. One that the name has had so
+// far, for other instances, keeps its state, and its settings until configure.
+func (us *upstreams) breaker(c config.Upstream) (b *breaker.Breaker, configure func(), err error) {
+	settings := breakerSettings(c)
+	if us.live[c.Name] == nil {
+		b, err = us.breakers.Breaker(c.Name, settings)
+		return b, func() {}, err
+	}
+	if err := settings.Check(); err != nil {
+		return nil, nil, fmt.Errorf("upstream %s: %w", c.Name, err)
+	}
+	return us.breakers.Lookup(c.Name), func() {
+		if _, err := us.breakers.Breaker(c.Name, settings); err != nil {
+			us.log.Error("breaker kept old settings", "upstream", c.Name, "err", err)
+		}
+	}, nil
+}
+
+// abandon gives back what a plan has taken that will not be carried out. Like
+// plan and commit it is called by one reload at a time.
+func (us *upstreams) abandon(p *plan) {
+	for name := range p.all {
+		if us.live[name] == nil {
+			us.breakers.Release(name)
+		}
+	}
 }
 
 // change checks that a live upstream can take over c. It returns the upstream
 // as it will be, on the same parts, and what makes the parts take over. The
 // live one is not touched: the status page reads it.
 func (us *upstreams) change(live *upstream, c config.Upstream) (changed *upstream, apply func(), err error) {
-	// A trial of all that can fail, on parts that are dropped again.
-	_, poolErr := balancer.New(c.Name, us.poolOptions(c, nil))
-	_, proxyErr := proxy.NewUpstream(c.Name, nil, nil, proxySettings(c), proxy.Options{})
-	if err := errors.Join(poolErr, proxyErr, breakerSettings(c).Check()); err != nil {
-		return nil, nil, fmt.Errorf("upstream %s: %w", c.Name, err)
+	if _, err := us.trial(c); err != nil {
+		return nil, nil, err
 	}
 	next := *live
 	next.config = c
@@ -96,15 +131,11 @@ func (us *upstreams) change(live *upstream, c config.Upstream) (changed *upstrea
 }
 
 // create makes an upstream that nothing feeds and nothing runs yet.
-func (us *upstreams) create(c config.Upstream) (*upstream, error) {
+func (us *upstreams) create(c config.Upstream, b *breaker.Breaker) (*upstream, error) {
 	fresh := &upstream{config: c, query: queryOf(c)}
 	pool, err := balancer.New(c.Name, us.poolOptions(c, fresh.probe))
 	if err != nil {
 		return nil, err
-	}
-	b, err := us.breakers.Breaker(c.Name, breakerSettings(c))
-	if err != nil {
-		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
 	}
 	up, err := proxy.NewUpstream(c.Name, pool, b, proxySettings(c), proxy.Options{
 		Log: us.log, Via: us.via, OnAttempt: us.onAttempt,
