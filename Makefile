@@ -25,9 +25,6 @@ lint: ## gofmt and go vet
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on the files above' >&2; exit 1; }
 	$(GO) vet ./...
 
-chaos: tools ## break every part under full load and rewrite the table of docs/reliability.md
-	$(GO) test ./pkg/chaos -run TestMatrix -timeout 60m -v -full -report $(CURDIR)/docs/reliability.md
-
 fuzz: ## run every fuzz target for FUZZTIME (default 30s) each
 	@deploy/scripts/fuzz.sh $(or $(FUZZTIME),30s)
 
