@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +26,7 @@ func std() *http.Transport {
 // header and, where there is one, takes a body of the given size.
 func echoes(b testing.TB, answer string, body int) *server {
 	return serve(b, func(c net.Conn, _ *bufio.Reader, _ int) {
-		buf := make([]byte, 64<<10)
+		buf, out := make([]byte, 64<<10), []byte(answer)
 		n := 0
 		for {
 			m, err := c.Read(buf[n:])
@@ -37,11 +38,70 @@ func echoes(b testing.TB, answer string, body int) *server {
 				continue
 			}
 			n = 0
-			if _, err := io.WriteString(c, answer); err != nil {
+			if _, err := c.Write(out); err != nil {
 				return
 			}
 		}
 	})
+}
+
+// What a request costs in allocations: the answer, its header's map, and what
+// watching a context that can be canceled takes.
+func TestAllocations(t *testing.T) {
+	if raceEnabled() {
+		t.Log("the race detector makes its own")
+		return
+	}
+	s := echoes(t, "HTTP/1.1 200 OK\r\nServer: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\nok", 0)
+	for _, tt := range []struct {
+		name  string
+		sweep time.Duration
+		watch bool
+		want  float64
+	}{{"no context", 0, false, 3}, {"watched", 0, true, 8}, {"swept", time.Second, true, 3}} {
+		tr := client(t, transport.Options{Sweep: tt.sweep})
+		base, err := http.NewRequest("GET", s.url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 10)
+		reqs := make([]*http.Request, 201)
+		for i := range reqs { // beforehand: they are not the transport's
+			reqs[i] = base
+			if tt.watch {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				reqs[i] = base.WithContext(ctx)
+			}
+		}
+		i := 0
+		got := testing.AllocsPerRun(len(reqs)-1, func() {
+			resp, err := tr.RoundTrip(reqs[i])
+			i++
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := resp.Body.Read(buf); n != 2 || err != io.EOF {
+				t.Fatal(n, err)
+			}
+		})
+		if got > tt.want {
+			t.Errorf("%s: %v allocations, want at most %v", tt.name, got, tt.want)
+		}
+		t.Log(tt.name, got)
+	}
+}
+
+// raceEnabled reports whether the race detector runs, under which pools forget
+// at random.
+func raceEnabled() bool {
+	bi, _ := debug.ReadBuildInfo()
+	for _, s := range bi.Settings {
+		if s.Key == "-race" {
+			return s.Value == "true"
+		}
+	}
+	return false
 }
 
 func cpuTime() time.Duration {

@@ -96,14 +96,15 @@ func (c *conn) begin(ctx context.Context) {
 	c.buf, c.r, c.w = c.pooled[:], 0, 0
 	c.upload, c.clean = nil, false
 	c.ends.Store(0)
-	if ctx.Done() == nil {
-		return
-	}
-	c.ctx = ctx
 	if c.t.o.Sweep <= 0 {
+		if ctx.Done() == nil {
+			return
+		}
+		c.ctx = ctx
 		c.stop = context.AfterFunc(ctx, c.cancel)
 		return
 	}
+	c.ctx = ctx // without a look at Done, which would make its channel
 	if d, ok := ctx.Deadline(); ok {
 		c.deadline = true
 		_ = c.below.SetDeadline(d) // fails only where the connection has, and that will show

@@ -641,7 +641,8 @@ func TestCancellation(t *testing.T) {
 			}
 			end, _ := last.Deadline() // which the connection must not remember
 			time.Sleep(time.Until(end.Add(time.Millisecond)))
-			mustDo(t, tr, request(t, "GET", s.url, nil))
+			req, _ := http.NewRequest("GET", s.url, nil) // without a deadline of its own
+			mustDo(t, tr, req)
 			if got := tr.Stats(); got.Dials != 1 || got.Stale != 0 {
 				t.Errorf("sweep %v: got %+v, want one connection throughout", sweep, got)
 			}
