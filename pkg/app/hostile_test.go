@@ -169,7 +169,9 @@ func (p *inProcess) healthy(name, path string) {
 // uploads, downloads, streams and upgraded connections, politely and not.
 func TestClientsThatHangUp(t *testing.T) {
 	e := binaries(t).StartEcho(t, parts.EchoOptions{Name: "echo", ID: "echo-1"})
-	p := runApp(t, fixed(e)+"routes: [{name: echo, match: {path: \"/**\"}, upstream: {service: echo}}]\n")
+	// A place that a client who left keeps would soon be missed.
+	text := strings.Replace(fixed(e), "name: echo,", "name: echo, max_in_flight: 64,", 1)
+	p := runApp(t, text+"routes: [{name: echo, match: {path: \"/**\"}, upstream: {service: echo}}]\n")
 	tests := []struct {
 		name    string
 		request string
