@@ -49,6 +49,8 @@ type Member struct {
 
 	heldUntil time.Duration
 
+	stall stall
+
 	ramping  bool
 	rampFrom time.Duration
 	rampStep int // of rampSteps

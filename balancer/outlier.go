@@ -74,17 +74,21 @@ func (p *Pool) score(m *Member, epoch uint32, result Result, now time.Duration) 
 	}
 }
 
-// eject takes a member out, if it still is in and as many may be out. One that
-// seems dead, rather than sick, is set aside where no more may be out: three
-// answers that never came are worth nothing to the client of the fourth, and
-// their retries would eat the budget of those that can be saved.
+// eject takes a member out, if it still is in.
 func (p *Pool) eject(m *Member, epoch uint32, dead bool, reason string) {
 	p.mu.Lock()
 	defer p.unlock()
-	now := p.now()
 	if m.epoch.Load() != epoch || m.ejected.Load() || !p.has(m) || !m.instance.Load().Usable() {
 		return
 	}
+	p.out(m, p.now(), dead, reason)
+}
+
+// out ejects m, if as many may be out. One that seems dead, rather than sick,
+// is set aside where no more may be: three answers that never came are worth
+// nothing to the client of the fourth, and their retries would eat the budget
+// of those that can be saved. It is called under p.mu.
+func (p *Pool) out(m *Member, now time.Duration, dead bool, reason string) {
 	o := &p.settings.Load().Outlier
 	switch {
 	case p.ejected < o.allowed(p.usable):

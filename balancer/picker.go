@@ -152,9 +152,14 @@ func (p *Pool) rebuild(now time.Duration) {
 		p.guarded = false
 		p.tell(Event{Kind: EventGuardOff})
 	}
+	p.stir()
+}
+
+// stir has Run look at the pool.
+func (p *Pool) stir() {
 	select {
 	case p.wake <- struct{}{}:
-	default: // Run will look anyway
+	default: // it will look anyway
 	}
 }
 

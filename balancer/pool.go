@@ -24,6 +24,8 @@ type Pool struct {
 	running  atomic.Bool
 	wake     chan struct{} // of capacity one: Run looks at due again
 
+	watching atomic.Bool // Run looks for stalled members
+
 	mu         sync.Mutex
 	loaded     bool
 	index      uint64
@@ -43,6 +45,7 @@ type Pool struct {
 	calmAt     time.Duration
 	due        time.Duration // when rebuild has to run again; 0: not before something happens
 	probing    int
+	unwatch    time.Duration // when watching may end
 	events     []Event
 	delivering bool
 }
@@ -248,7 +251,9 @@ func (p *Pool) Pick(tried ...*Member) (Pick, error) {
 			m = other
 		}
 	}
-	m.inFlight.Add(1)
+	if m.inFlight.Add(1) == stallPicks && !p.watching.Load() {
+		p.watch()
+	}
 	m.picks.Add(1)
 	return Pick{member: m, instance: m.instance.Load(), epoch: m.epoch.Load()}, nil
 }

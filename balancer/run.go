@@ -48,10 +48,11 @@ func (p *Pool) Run(ctx context.Context) error {
 	}
 }
 
-// probing is a member to be probed, as it was ejected.
+// probing is a member to be probed, as it was when that was decided.
 type probing struct {
-	member *Member
-	epoch  uint32
+	member  *Member
+	epoch   uint32
+	stalled string // why, of a member that is in; empty: it is out
 }
 
 // advance brings the pool up to now. It returns whom to probe and how long
@@ -69,17 +70,21 @@ func (p *Pool) advance() (due []probing, wait time.Duration) {
 			if p.probing < maxProbes && out && !m.probing && m.ejectedUntil <= now {
 				m.probing = true
 				p.probing++
-				due = append(due, probing{m, m.epoch.Load()})
+				due = append(due, probing{member: m, epoch: m.epoch.Load()})
 			}
 		}
 	}
-	if p.due == 0 {
-		return due, idle
+	wait = idle
+	if p.watching.Load() {
+		due, wait = append(due, p.stalls(now)...), stallCheck
 	}
-	return due, max(p.due-now, time.Millisecond)
+	if p.due > 0 {
+		wait = min(wait, max(p.due-now, time.Millisecond))
+	}
+	return due, wait
 }
 
-// probe asks an ejected member whether it is back, and acts on the answer.
+// probe asks a member whether it answers, and acts on what it says.
 func (p *Pool) probe(ctx context.Context, d probing) {
 	m := d.member
 	asking, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -95,6 +100,8 @@ func (p *Pool) probe(ctx context.Context, d probing) {
 	now := p.now()
 	switch {
 	case ctx.Err() != nil: // Run ends; the answer is that of its end
+	case d.stalled != "":
+		p.judge(d, err, now)
 	case m.epoch.Load() != d.epoch || !m.ejected.Load() && !m.aside.Load() || !p.has(m):
 		// Restored, registered anew or gone meanwhile.
 	case err == nil:
