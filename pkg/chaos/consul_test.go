@@ -166,8 +166,7 @@ func consulGone(s *scene) {
 		b[len(b)/2] ^= 1
 		return b
 	}))})
-	started := make(chan struct{})
-	go func() { defer close(started); third.Start() }()
+	third.Launch()
 	eventually(s, "a damaged snapshot is not reported", func() bool { return strings.Contains(third.Log(), "snapshot file ignored") })
 	eventually(s, "no admin listener", func() bool { _, err := third.Status(); return err == nil })
 	if err := ready(third); err == nil {
@@ -185,7 +184,6 @@ func consulGone(s *scene) {
 	agent.Start()
 	s.awaitFresh(gw, back)
 	s.awaitFresh(second, back)
-	<-started
 	third.AwaitUsable(s.service, 2)
 	tr.await(rate())
 	s.end(tr)

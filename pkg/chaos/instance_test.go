@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -98,6 +99,29 @@ func blackHole(s *scene) {
 	s.mayFail = sentTo("upstream_timeout", "upstream_reset") // reset: when the wire is healed
 	s.broken(gw, list[0], wires[0], mixed("/"), wires[0].Swallow)
 	s.patient(2 * time.Second)
+}
+
+// blackHoleLong is the same where instances may take their time. The instance
+// has to be out long before the first request has run into its timeout, or the
+// hole takes in all that the upstream may have in flight.
+func blackHoleLong(s *scene) {
+	list, wires, gw := s.threeWired("timeout: {connect: 500ms, response: 10s}, outlier: {eject_for: 2s}")
+	s.mayFail = sentTo("upstream_timeout", "upstream_reset")
+	tr := s.traffic(gw.Addr, mixed("/"))
+	start := time.Now()
+	wires[0].Swallow()
+	s.awaitOut(gw, list[0].ID)
+	out := time.Since(start)
+	if why := instance(gw, s.service, list[0].ID).EjectedFor; !strings.Contains(why, "picks without an end") {
+		s.Errorf("out for %q", why)
+	}
+	s.note("out of the pool after %d ms", out.Milliseconds())
+	tr.await(11 * rate()) // what went into the hole comes out of it by its timeout
+	healed := time.Now()
+	wires[0].Heal()
+	tr.awaitFrom(list[0].ID)
+	s.recovered(healed)
+	s.end(tr)
 }
 
 func partition(s *scene) {

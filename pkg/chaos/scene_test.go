@@ -30,6 +30,7 @@ var scenarios = []scenario{
 	{"reset mid-response", "one of three resets every connection in the middle of the body", resetBody},
 	{"connections reset", "all established connections to all instances reset at once, five times", resetConnections},
 	{"black hole", "one of three accepts every byte and answers none", blackHole},
+	{"black hole, long timeout", "likewise, where instances may take ten seconds to answer", blackHoleLong},
 	{"partition", "packets to one of three are dropped, SYNs too", partition},
 	{"two of three dead", "one refuses, one is a black hole, one is left", twoOfThree},
 	{"latency", "one of three answers 300 ms late", latency},
@@ -73,7 +74,7 @@ func TestMatrix(t *testing.T) {
 				t.Parallel()
 			}
 			s := &scene{T: t, agent: agent, number: i, row: chaos.Row{Scenario: sc.name, Fault: sc.fault},
-				service: "svc-" + strings.ReplaceAll(sc.name, " ", "-")}
+				service: "svc-" + strings.NewReplacer(" ", "-", ",", "").Replace(sc.name)}
 			sc.run(s)
 			s.finish()
 		})

@@ -73,11 +73,15 @@ type process struct {
 	done chan struct{}
 }
 
-func (p *process) start() {
+// Launch starts the part and does not wait until it serves, which it may never.
+func (p *process) Launch() { p.t.Helper(); p.launch() }
+
+func (p *process) launch() (cmd *exec.Cmd, out *bytes.Buffer, done <-chan struct{}) {
 	p.t.Helper()
 	p.mu.Lock()
-	out := &bytes.Buffer{}
-	cmd := exec.Command(p.path, p.args...)
+	defer p.mu.Unlock()
+	out = &bytes.Buffer{}
+	cmd = exec.Command(p.path, p.args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Env = append(plainEnvironment(), p.env...)
 	if p.stdout != "" {
@@ -89,14 +93,17 @@ func (p *process) start() {
 	// The kernel ends the part with us, even where the test binary is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := cmd.Start(); err != nil {
-		p.mu.Unlock()
 		p.t.Fatalf("start %s: %v", p.path, err)
 	}
-	done := make(chan struct{})
-	p.cmd, p.done = cmd, done
-	p.mu.Unlock()
-	go func() { _ = cmd.Wait(); close(done) }()
+	ended := make(chan struct{})
+	p.cmd, p.done = cmd, ended
+	go func() { _ = cmd.Wait(); close(ended) }()
+	return cmd, out, ended
+}
 
+func (p *process) start() {
+	p.t.Helper()
+	cmd, out, done := p.launch()
 	deadline := time.Now().Add(startPatience)
 	for {
 		err := p.ready()
