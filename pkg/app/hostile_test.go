@@ -14,6 +14,7 @@ import (
 	"runtime/pprof"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -239,12 +240,12 @@ func hangUp(t *testing.T, addr, request string, reads int, reset bool) {
 func TestBurstOverTheConcurrencyLimit(t *testing.T) {
 	const limit = 20
 	release := make(chan struct{})
-	entered := make(chan struct{}, 10*limit)
+	var entered atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/held" {
 			return
 		}
-		entered <- struct{}{}
+		entered.Add(1)
 		select {
 		case <-release:
 		case <-r.Context().Done():
@@ -262,7 +263,7 @@ routes: [{name: web, match: {path: "/**"}, upstream: {service: web}}]
 
 	load := parts.StartLoad(t, parts.LoadOptions{URLs: []string{p.url("/held")}, Workers: 10 * limit, Pace: time.Hour})
 	parts.Eventually(t, patience, "the excess is not refused", func() bool {
-		return load.Tally().Reasons["concurrency_limited"] >= 9*limit && len(entered) == limit
+		return load.Tally().Reasons["concurrency_limited"] >= 9*limit && entered.Load() == limit
 	})
 	if u := p.upstream("web"); u.InFlight != limit || u.Breaker.State != "closed" {
 		t.Errorf("in the burst %d requests are in flight, want %d; the breaker is %+v", u.InFlight, limit, u.Breaker)
