@@ -196,6 +196,9 @@ func TestClientsThatHangUp(t *testing.T) {
 			for i := range 12 {
 				wg.Go(func() {
 					for range 10 {
+						if t.Failed() {
+							return
+						}
 						hangUp(t, p.Addr(""), tt.request, tt.reads, i%2 == 0)
 					}
 				})
