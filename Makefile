@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fuzz chaos bench tools validate cover up down clean
+.PHONY: help demo build test lint fuzz chaos bench microbench tools validate cover up down clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,11 @@ fuzz: ## run every fuzz target for FUZZTIME (default 30s) each
 chaos: tools ## break everything at 500 requests a second; writes docs/reliability.md
 	$(GO) test ./pkg/chaos -count=1 -v -timeout 60m -full -report ../../docs/reliability.md $(ARGS)
 
-bench: ## run the benchmarks beside the code
+bench: ## compare CPU per request with nginx, HAProxy and Caddy; writes docs/performance.md
+	@deploy/scripts/install-bench.sh
+	$(GO) run ./tools/bench -report docs/performance.md $(ARGS)
+
+microbench: ## run the benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 tools: $(CONSUL) ## build a Consul and find a redis-server for the tests

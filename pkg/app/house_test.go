@@ -47,6 +47,7 @@ var floors = map[string][]string{
 	"pkg/admin/client":         {"pkg/admin"},
 	"pkg/parts":                {"pkg/admin"},
 	"pkg/chaos":                {},
+	"tools/bench":              {},
 }
 
 // doors are the libraries that one package alone imports; tests may too.
@@ -150,6 +151,7 @@ var goAllowed = map[string]string{
 	"config":                   "Watch",
 	"consul":                   "Run",
 	"consul/devcatalog":        "Run",
+	"tools/bench":              "waits for processes",
 }
 
 var banned = regexp.MustCompile(`(Manager|Helper|Impl|Util|Utils)$`)
