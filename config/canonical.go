@@ -108,17 +108,35 @@ func (m *Middleware) canonicalise() {
 		l.By = strings.Join(by, "+")
 		l.Cost = canonicalSource(l.Cost)
 	}
+	if c := m.CORS; c != nil {
+		for i, o := range c.Origins {
+			c.Origins[i] = strings.ToLower(o)
+		}
+		upper(c.Methods)
+		canonicalNames(c.Headers)
+		canonicalNames(c.Expose)
+	}
+	if s := m.SecureHeaders; s != nil {
+		canonicalNames(s.Remove)
+		for i, host := range s.InternalHosts {
+			s.InternalHosts[i] = strings.TrimSuffix(strings.ToLower(host), ".")
+		}
+	}
 	if h := m.Headers; h != nil {
 		for _, rules := range []*HeaderRules{&h.Request, &h.Response} {
-			for i, name := range rules.Remove {
-				rules.Remove[i] = http.CanonicalHeaderKey(name)
-			}
+			canonicalNames(rules.Remove)
 			for _, list := range [][]HeaderField{rules.Set, rules.Add} {
 				for i := range list {
 					list[i].Name = http.CanonicalHeaderKey(list[i].Name)
 				}
 			}
 		}
+	}
+}
+
+func canonicalNames(names []string) {
+	for i, name := range names {
+		names[i] = http.CanonicalHeaderKey(name)
 	}
 }
 

@@ -13,6 +13,12 @@ func (b *builder) checkMiddleware(path string, m Middleware) {
 	if m.RateLimit != nil {
 		b.checkRateLimit(join(path, "rate_limit"), *m.RateLimit)
 	}
+	if m.CORS != nil {
+		b.checkCORS(join(path, "cors"), *m.CORS)
+	}
+	if m.SecureHeaders != nil {
+		b.checkSecureHeaders(join(path, "secure_headers"), *m.SecureHeaders)
+	}
 	if h := m.Headers; h != nil {
 		b.checkHeaders(join(path, "headers.request"), h.Request)
 		b.checkHeaders(join(path, "headers.response"), h.Response)

@@ -233,9 +233,11 @@ type Policy struct {
 // later policy's replaces an earlier one's. Every field is a pointer to a
 // section: Chain relies on it.
 type Middleware struct {
-	Auth      *Auth      `yaml:"auth"`       // who may pass
-	RateLimit *RateLimit `yaml:"rate_limit"` // how often a caller may pass
-	Headers   *Headers   `yaml:"headers"`    // what to set, add and remove
+	Auth          *Auth          `yaml:"auth"`           // who may pass
+	RateLimit     *RateLimit     `yaml:"rate_limit"`     // how often a caller may pass
+	Headers       *Headers       `yaml:"headers"`        // what to set, add and remove
+	CORS          *CORS          `yaml:"cors"`           // which pages of other origins may call
+	SecureHeaders *SecureHeaders `yaml:"secure_headers"` // what browsers are told to refuse, and what instances tell too much
 }
 
 // Auth says who may pass. Without a valid credential the answer is 401, with
@@ -303,6 +305,55 @@ type HeaderRules struct {
 type HeaderField struct {
 	Name  string `yaml:"name" required:"true"` // in any case
 	Value string `yaml:"value"`                // as it is sent
+}
+
+// CORS lets pages of other origins call a route from a browser. The gateway
+// answers preflights itself, before auth, and takes out what an instance says
+// of CORS. It guards browsers' users, not the route: who is no browser may
+// ignore it.
+type CORS struct {
+	Origins        []string      `yaml:"origins" required:"true"` // as https://shop.example.com or https://*.example.com; * is every origin, null that of sandboxed pages and files
+	Methods        []string      `yaml:"methods"`                 // empty: those of the route's match, or GET, HEAD and POST
+	Headers        []string      `yaml:"headers"`                 // of requests, or *; empty: Accept, Accept-Language, Content-Language, Content-Type and Range
+	Expose         []string      `yaml:"expose"`                  // of answers, beside those that pages may always read, or *
+	Credentials    bool          `yaml:"credentials"`             // pages may send cookies and Authorization; not with *
+	MaxAge         time.Duration `yaml:"max_age" max:"24h"`       // how long browsers may keep a preflight's answer
+	PrivateNetwork bool          `yaml:"private_network"`         // pages of public sites may call although the gateway is in a private network
+}
+
+// SecureHeaders tells browsers what to refuse, on every answer of the route
+// and those that the gateway makes itself, and takes out what tells of the
+// inside. What an instance says for itself stays, unless override is set.
+type SecureHeaders struct {
+	HSTS                      HSTS     `yaml:"hsts"`                                                                                                                                                                   // over TLS only; in the clear the field is taken out
+	Nosniff                   bool     `yaml:"nosniff"`                                                                                                                                                                // X-Content-Type-Options
+	FrameOptions              string   `yaml:"frame_options" enum:"deny|sameorigin|off"`                                                                                                                               // X-Frame-Options
+	ContentSecurityPolicy     string   `yaml:"content_security_policy"`                                                                                                                                                // empty: none
+	ReferrerPolicy            string   `yaml:"referrer_policy" enum:"off|no-referrer|no-referrer-when-downgrade|origin|origin-when-cross-origin|same-origin|strict-origin|strict-origin-when-cross-origin|unsafe-url"` // how much of an address other sites see
+	PermissionsPolicy         string   `yaml:"permissions_policy"`                                                                                                                                                     // as camera=(), geolocation=(); empty: none
+	CrossOriginOpenerPolicy   string   `yaml:"cross_origin_opener_policy" enum:"off|same-origin|same-origin-allow-popups|noopener-allow-popups|unsafe-none"`                                                           // who shares a window's browsing context
+	CrossOriginResourcePolicy string   `yaml:"cross_origin_resource_policy" enum:"off|same-origin|same-site|cross-origin"`                                                                                             // which sites may embed the answer
+	CrossOriginEmbedderPolicy string   `yaml:"cross_origin_embedder_policy" enum:"off|require-corp|credentialless|unsafe-none"`                                                                                        // what pages may embed
+	Override                  bool     `yaml:"override"`                                                                                                                                                               // also where an instance says otherwise
+	Remove                    []string `yaml:"remove"`                                                                                                                                                                 // fields that tell of the inside
+	HideVia                   bool     `yaml:"hide_via"`                                                                                                                                                               // take out Via, which names the instance's proxies and this gateway
+	InternalHosts             []string `yaml:"internal_hosts"`                                                                                                                                                         // names, as *.service.consul, networks, or private for all private addresses: Location and Content-Location lose them and become relative
+	Cookies                   Cookies  `yaml:"cookies"`                                                                                                                                                                // flags that instances forget
+}
+
+// HSTS makes browsers come back by TLS only (RFC 6797).
+type HSTS struct {
+	MaxAge            time.Duration `yaml:"max_age" max:"87600h"` // 0: the field is not sent
+	IncludeSubdomains bool          `yaml:"include_subdomains"`   // every name below the host too
+	Preload           bool          `yaml:"preload"`              // asks for a place in browsers' own lists
+}
+
+// Cookies adds flags to Set-Cookie where they are absent.
+type Cookies struct {
+	Secure   bool     `yaml:"secure"`                          // over TLS only; never where the request came in the clear
+	HTTPOnly bool     `yaml:"http_only"`                       // scripts cannot read it
+	SameSite string   `yaml:"same_site" enum:"off|lax|strict"` // whether other sites' requests carry it
+	Except   []string `yaml:"except"`                          // names of cookies that stay as they are
 }
 
 // Upstream is a named way to a Consul service.

@@ -109,6 +109,23 @@ func DefaultRateLimit() RateLimit {
 	return RateLimit{By: "client_ip", Algorithm: "sliding_window", Precision: "leased", Cost: "1", OnStoreError: "local"}
 }
 
+// DefaultSecureHeaders returns what a secure_headers section has before its
+// keys are read.
+func DefaultSecureHeaders() SecureHeaders {
+	return SecureHeaders{
+		HSTS:                      HSTS{MaxAge: 365 * 24 * time.Hour},
+		Nosniff:                   true,
+		FrameOptions:              "deny",
+		ReferrerPolicy:            "strict-origin-when-cross-origin",
+		CrossOriginOpenerPolicy:   "off",
+		CrossOriginResourcePolicy: "off",
+		CrossOriginEmbedderPolicy: "off",
+		Remove:                    []string{"Server", "X-Powered-By", "X-Aspnet-Version", "X-Aspnetmvc-Version", "X-Runtime", "X-Backend-Server"},
+		HideVia:                   true,
+		Cookies:                   Cookies{Secure: true, SameSite: "off"},
+	}
+}
+
 // DefaultJWT returns what a jwt method has before its keys are read.
 func DefaultJWT() JWTMethod {
 	return JWTMethod{
@@ -138,6 +155,10 @@ func elementDefault(t reflect.Type) reflect.Value {
 		v = DefaultUpstream()
 	case reflect.TypeFor[RateLimit]():
 		v = DefaultRateLimit()
+	case reflect.TypeFor[CORS]():
+		v = CORS{MaxAge: 10 * time.Minute}
+	case reflect.TypeFor[SecureHeaders]():
+		v = DefaultSecureHeaders()
 	case reflect.TypeFor[Auth]():
 		v = Auth{ForwardAuthorization: "remove"}
 	case reflect.TypeFor[JWTMethod]():

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -257,11 +258,14 @@ func (b *builder) section(s *source, n *yaml.Node, f field, path string, level i
 		// viper drops empty mappings, but writing an optional section turns it
 		// on: give it one key, at its default.
 		for _, g := range fields {
-			if g.typ.Kind() == reflect.String && g.enum == nil {
-				if d := elementDefault(t); d.FieldByIndex(g.index).String() == "" {
-					out[g.key] = ""
-					break
-				}
+			d := elementDefault(t).FieldByIndex(g.index)
+			if d.Kind() == reflect.String && g.enum == nil && d.String() == "" {
+				out[g.key] = ""
+				break
+			}
+			if d.Kind() == reflect.Bool {
+				out[g.key] = strconv.FormatBool(d.Bool())
+				break
 			}
 		}
 	}

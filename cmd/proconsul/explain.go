@@ -68,7 +68,7 @@ func printExplanation(p *paper, e admin.Explanation) {
 			continue // it lets everything pass
 		}
 		text := s.Text
-		if s.Verdict != "pass" {
+		if s.Verdict == "refuse" {
 			text = strings.TrimSpace(text+"   REFUSED: ") + " " + s.Reason
 		}
 		line(s.Name, text)
@@ -176,6 +176,8 @@ func answerText(p *paper, o admin.Outcome) string {
 	switch o.Answer {
 	case "redirected":
 		return fmt.Sprintf("%s %d to %s", p.paint(o.Answer), o.Status, printable(o.Location))
+	case "answered":
+		return fmt.Sprintf("%s %d by the gateway itself", p.paint(o.Answer), o.Status)
 	case "refused":
 		text := fmt.Sprintf("%s %d %s", p.paint(o.Answer), o.Status, o.Reason)
 		if o.Detail != "" {

@@ -43,7 +43,7 @@ type Explained struct {
 
 // Outcome is how the request would end.
 type Outcome struct {
-	Answer     string `json:"answer"`           // proxied, redirected or refused
+	Answer     string `json:"answer"`           // proxied, redirected, answered or refused
 	Status     int    `json:"status,omitempty"` // of the gateway's own answer; 0: the instance's
 	Reason     string `json:"reason,omitempty"` // of a refusal, as in X-Proconsul-Reason
 	Detail     string `json:"detail,omitempty"`
@@ -69,7 +69,7 @@ type PassedOver struct {
 // Step is one step of a route's chain.
 type Step struct {
 	Name    string      `json:"name"`
-	Verdict string      `json:"verdict"` // pass or refuse
+	Verdict string      `json:"verdict"` // pass, refuse or answer
 	Text    string      `json:"text,omitempty"`
 	Reason  string      `json:"reason,omitempty"` // of a refusal
 	Limits  []LimitLeft `json:"limits,omitempty"` // of a rate limit; nothing was taken

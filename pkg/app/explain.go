@@ -55,6 +55,9 @@ func (a *App) explain(ctx context.Context, q admin.ExplainRequest) (admin.Explan
 		if s.Refusal != nil {
 			step.Verdict, step.Reason = "refuse", string(s.Refusal.Reason)
 		}
+		if s.Answers != 0 {
+			step.Verdict = "answer"
+		}
 		out.Steps = append(out.Steps, step)
 	}
 	if e.Upstream != "" {
@@ -107,6 +110,8 @@ func outcomeOf(e *gateway.Explanation) admin.Outcome {
 			detail = e.Refusal.Title()
 		}
 		return admin.Outcome{Answer: "refused", Status: e.Refusal.Code(), Reason: string(e.Refusal.Reason), Detail: detail, RetryAfter: admin.Millis(e.Refusal.RetryAfter)}
+	case e.Answered != 0:
+		return admin.Outcome{Answer: "answered", Status: e.Answered}
 	case e.Location != "":
 		return admin.Outcome{Answer: "redirected", Status: e.Route.Config.Redirect.Code, Location: e.Location}
 	}

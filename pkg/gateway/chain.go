@@ -9,11 +9,13 @@ import (
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
 	"github.com/proconsul/proconsul/pkg/middleware/auth"
+	"github.com/proconsul/proconsul/pkg/middleware/cors"
 	"github.com/proconsul/proconsul/pkg/middleware/headers"
 	"github.com/proconsul/proconsul/pkg/middleware/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
 	"github.com/proconsul/proconsul/pkg/middleware/recovery"
 	"github.com/proconsul/proconsul/pkg/middleware/requestid"
+	"github.com/proconsul/proconsul/pkg/middleware/secureheaders"
 )
 
 // step is one place in every route's chain. build returns nil where the route
@@ -61,6 +63,22 @@ func steps() []step {
 		{"headers", func(b buildInput) (middleware.Middleware, error) {
 			return b.responseRules().headers()
 		}, func(b buildInput, q *asked) Step { return explainHeaders(b.responseRules(), q) }},
+		// Inside the header rules, which have the last word over it; outside all
+		// that may refuse, so that a 401 has its fields too.
+		{"secure_headers", func(b buildInput) (middleware.Middleware, error) {
+			if b.settings.SecureHeaders == nil {
+				return nil, nil
+			}
+			return secureheaders.New(*b.settings.SecureHeaders)
+		}, nil},
+		// Outside auth: browsers send preflights without credentials, and pages
+		// may read why a request was refused.
+		{"cors", func(b buildInput) (middleware.Middleware, error) {
+			if b.settings.CORS == nil {
+				return nil, nil
+			}
+			return cors.New(*b.settings.CORS, b.route.Match.Methods)
+		}, explainCORS},
 		// Outside everything that acts on the request: what the client sent is
 		// what is checked. Inside the log and the metrics, which tell of those
 		// who were refused.

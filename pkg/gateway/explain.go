@@ -19,6 +19,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/middleware/auth"
+	"github.com/proconsul/proconsul/pkg/middleware/cors"
 	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
 	"github.com/proconsul/proconsul/pkg/middleware/requestid"
 	"github.com/proconsul/proconsul/pkg/problem"
@@ -51,6 +52,7 @@ type Explanation struct {
 	Steps    []Step         // of the route's chain, outermost first
 	Upstream string         // where it goes; empty: nowhere
 	Location string         // of a redirect
+	Answered int            // the status with which a step answers it; 0: none does
 	Send     *proxy.Preview // nil: nothing is sent
 
 	// Refusal is the gateway's own answer; nil: it redirects, or passes on what
@@ -70,7 +72,8 @@ type Step struct {
 	Name    string
 	Text    string           // its settings and what it would do, for people
 	Limits  []ratelimit.Left // of a rate limit
-	Refusal *problem.Error   // nil: it lets the request pass
+	Refusal *problem.Error   // nil: it lets the request pass, or answers it
+	Answers int              // the status of its own answer that is no refusal; nothing behind it sees the request
 }
 
 // asked is a request under explanation, as the steps of a chain see it.
@@ -184,6 +187,10 @@ func (t *Table) explain(e *Explanation, q *asked) {
 		e.Steps = append(e.Steps, step)
 		if e.Refusal == nil {
 			e.Refusal = step.Refusal
+		}
+		if step.Answers != 0 || step.Refusal != nil && step.Refusal.Reason == problem.CORSDenied {
+			e.Answered = step.Answers
+			return // a preflight goes no further
 		}
 	}
 	if rt.Config.Redirect != nil {
@@ -372,6 +379,15 @@ func explainRequestID(_ buildInput, q *asked) Step {
 		return Step{Text: "replaces the client's id by a new one"}
 	}
 	return Step{Text: "gives it a new id"}
+}
+
+func explainCORS(b buildInput, q *asked) Step {
+	text, answered, refusal := cors.Peek(*b.settings.CORS, b.route.Match.Methods, q.r)
+	s := Step{Text: text, Refusal: refusal}
+	if answered {
+		s.Answers = http.StatusNoContent
+	}
+	return s
 }
 
 func explainAuth(b buildInput, q *asked) Step {

@@ -13,6 +13,7 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/middleware/cors"
 )
 
 // Route is one compiled route: what it matches and the chain that serves it.
@@ -143,8 +144,20 @@ var matches = sync.Pool{New: func() any { return new(mux.RouteMatch) }}
 
 // match finds the route for a request whose URL path is canonical. Where only
 // the method differs it returns the methods that would match instead.
+//
+// A browser's preflight belongs to the route of the request that it asks leave
+// for, if that has cors: cors answers it there, whatever the route's methods
+// are. What a route asks of header fields is not in a preflight, so it never
+// finds a route that asks for one.
 func (t *Table) match(r *http.Request, host string) (rt *Route, allow []string) {
 	r = matchable(r)
+	if method, ok := cors.Preflight(r); ok {
+		meant := *r
+		meant.Method = method
+		if rt, _ := t.lookup(&meant, host); rt != nil && rt.settings.CORS != nil {
+			return rt, nil
+		}
+	}
 	rt, mismatch := t.lookup(r, host)
 	if mismatch {
 		allow = t.allowed(r, host)

@@ -27,6 +27,7 @@ const (
 	MethodNotAllowed   Reason = "method_not_allowed"
 	Unauthenticated    Reason = "unauthenticated"
 	Forbidden          Reason = "forbidden"
+	CORSDenied         Reason = "cors_denied"
 	RateLimited        Reason = "rate_limited"
 	QuotaExceeded      Reason = "quota_exceeded"
 	BodyTooLarge       Reason = "body_too_large"
@@ -65,6 +66,7 @@ var definitions = map[Reason]definition{
 	MethodNotAllowed:   {405, "The route does not accept this method", "http_request_denied"},
 	Unauthenticated:    {401, "Credentials are missing or not valid", "http_request_denied"},
 	Forbidden:          {403, "The credentials do not allow this", "http_request_denied"},
+	CORSDenied:         {403, "Pages of other origins may not do this", "http_request_denied"},
 	RateLimited:        {429, "Too many requests", "http_request_denied"},
 	QuotaExceeded:      {429, "The quota is used up", "http_request_denied"},
 	BodyTooLarge:       {413, "The request body is too large", "http_request_error"},

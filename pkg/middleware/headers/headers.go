@@ -23,11 +23,12 @@ func New(c config.Headers) (middleware.Middleware, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
+	stamp := func(_ int, h http.Header) { response.apply(h) }
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			request.apply(r.Header)
 			if !response.empty() {
-				w = &writer{ResponseWriter: w, rules: response}
+				w = middleware.NewHook(w, stamp)
 			}
 			next.ServeHTTP(w, r)
 		})
@@ -127,40 +128,3 @@ func (r *rules) apply(h http.Header) {
 		h[f.name] = append(slices.Clip(h[f.name]), f.values...)
 	}
 }
-
-// writer applies the rules once, right before the header is written.
-type writer struct {
-	http.ResponseWriter
-	rules *rules
-	done  bool
-}
-
-// WriteHeader implements http.ResponseWriter. Interim answers have no place
-// for rules.
-func (w *writer) WriteHeader(code int) {
-	if !w.done && (code >= 200 || code == http.StatusSwitchingProtocols) {
-		w.done = true
-		w.rules.apply(w.Header())
-	}
-	w.ResponseWriter.WriteHeader(code)
-}
-
-// Write implements http.ResponseWriter.
-func (w *writer) Write(b []byte) (int, error) {
-	if !w.done {
-		w.WriteHeader(http.StatusOK)
-	}
-	return w.ResponseWriter.Write(b)
-}
-
-// FlushError is what http.ResponseController looks for: a flush may be what
-// writes the header.
-func (w *writer) FlushError() error {
-	if !w.done {
-		w.WriteHeader(http.StatusOK)
-	}
-	return http.NewResponseController(w.ResponseWriter).Flush()
-}
-
-// Unwrap lets http.ResponseController reach everything else.
-func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
