@@ -279,9 +279,9 @@ func (t *Table) near(r *http.Request, host string, rt, served *Route) (o Other, 
 	if !t.covers(m.Host, host) {
 		miss("host", "host %s differs", m.Host)
 	}
-	if !fits(r, func(route *mux.Route) error { rt.pattern.apply(route); return nil }) {
-		first, literal := rt.pattern.first()
-		if !literal || first != firstSegment(r.URL.EscapedPath()) {
+	if path := spelled(r.URL); !rt.pattern.matches(path) {
+		s := rt.pattern.segments
+		if len(s) == 0 || s[0].template || s[0].text != firstSegment(path) {
 			return o, false // it has nothing to do with the request
 		}
 		miss("path", "path %s differs", m.Path)
@@ -310,11 +310,11 @@ func (t *Table) near(r *http.Request, host string, rt, served *Route) (o Other, 
 
 // covers reports whether a route's host takes in a request's.
 func (t *Table) covers(pattern, host string) bool {
-	for ht := range t.hosts(host) {
+	for b := range t.hosts(host) {
 		switch {
-		case ht == t.any && pattern == "", pattern != "" && ht == t.exact[pattern]:
+		case b == t.any && pattern == "", pattern != "" && b == t.exact[pattern]:
 			return true
-		case slices.ContainsFunc(t.wild, func(w wildHost) bool { return w.table == ht && pattern == "*"+w.suffix }):
+		case slices.ContainsFunc(t.wild, func(w wildHost) bool { return w.table == b && pattern == "*"+w.suffix }):
 			return true
 		}
 	}

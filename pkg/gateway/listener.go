@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,10 +42,27 @@ type listener struct {
 	maxBody    int64
 	bodyRead   time.Duration
 	admission  *admission // nil: no limit
+	exchanges  sync.Pool  // of *middleware.Exchange
 }
 
 func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ex := middleware.NewExchange(w, time.Now())
+	ex, ok := l.exchanges.Get().(*middleware.Exchange)
+	if !ok {
+		ex = new(middleware.Exchange)
+	}
+	ex.Begin(w, time.Now())
+	alone := r.Body == nil || r.Body == http.NoBody
+	l.serve(ex, r)
+	if !alone {
+		return // a transport may still be in a read of the body, through wrappers that know the exchange
+	}
+	ex.End() // of requests that panic nobody asks
+	if middleware.Reuse {
+		l.exchanges.Put(ex)
+	}
+}
+
+func (l *listener) serve(ex *middleware.Exchange, r *http.Request) {
 	r = ownBody(r)
 	l.trusted.Apply(ex, r)
 	t := l.handler.table.Load()

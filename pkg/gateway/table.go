@@ -33,13 +33,13 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) { rt.handler.
 //
 // mux tries its routes one after another, about 60 ns for each that does not
 // match, so the table keeps many small routers: by host, then by the path's
-// first segment. Each holds, in order, the routes that can match there.
+// leading segments. Each holds, in order, the routes that can match there.
 type Table struct {
 	Routes []*Route // in the order in which they are tried
 
-	exact map[string]*hostTable
+	exact map[string]*bucket
 	wild  []wildHost // longest first
-	any   *hostTable
+	any   *bucket
 
 	refuse http.Handler // the chain of requests that no route serves
 	deps   Deps
@@ -47,17 +47,24 @@ type Table struct {
 
 type wildHost struct {
 	suffix string // ".example.com"
-	table  *hostTable
+	table  *bucket
 }
 
-type hostTable struct {
-	first map[string]*mux.Router // by literal first segment
-	other *mux.Router            // every other first segment
+// bucket holds the routes that can match where the path begins with certain
+// segments. It is split by the segment that comes next while that leaves less
+// to try.
+type bucket struct {
+	depth int                // of that segment
+	next  map[string]*bucket // by its text; nil: not split
+	rest  *mux.Router        // for every other text, and for paths that end before it
 }
+
+// splitAbove is how many routes are left to mux's search.
+const splitAbove = 4
 
 // newTable orders the routes and files them. An error names the route.
 func newTable(routes []*Route) (*Table, error) {
-	t := &Table{Routes: slices.Clone(routes), exact: map[string]*hostTable{}}
+	t := &Table{Routes: slices.Clone(routes), exact: map[string]*bucket{}}
 	slices.SortStableFunc(t.Routes, func(a, b *Route) int {
 		return cmp.Or(
 			-cmp.Compare(hostRank(a.Config.Match.Host), hostRank(b.Config.Match.Host)),
@@ -71,17 +78,17 @@ func newTable(routes []*Route) (*Table, error) {
 		byHost[rt.Config.Match.Host] = append(byHost[rt.Config.Match.Host], rt)
 	}
 	for host, list := range byHost {
-		ht, err := newHostTable(list)
+		b, err := newBucket(list, 0)
 		if err != nil {
 			return nil, err
 		}
 		switch {
 		case host == "":
-			t.any = ht
+			t.any = b
 		case strings.HasPrefix(host, "*."):
-			t.wild = append(t.wild, wildHost{host[1:], ht})
+			t.wild = append(t.wild, wildHost{host[1:], b})
 		default:
-			t.exact[host] = ht
+			t.exact[host] = b
 		}
 	}
 	slices.SortFunc(t.wild, func(a, b wildHost) int {
@@ -108,39 +115,72 @@ func constraints(m config.Match) int {
 	return 2*(len(m.Headers)+len(m.Query)) + b2i(len(m.Methods) > 0)
 }
 
-func newHostTable(routes []*Route) (*hostTable, error) {
-	ht := &hostTable{first: map[string]*mux.Router{}, other: newRouter()}
-	for _, rt := range routes {
-		if text, ok := rt.pattern.first(); ok && ht.first[text] == nil {
-			ht.first[text] = newRouter()
-		}
-	}
-	for _, rt := range routes {
-		text, literal := rt.pattern.first()
-		targets := []*mux.Router{ht.first[text]}
-		if !literal {
-			targets = []*mux.Router{ht.other}
-			for _, r := range ht.first {
-				targets = append(targets, r)
+// newBucket files routes, which are in order and can match up to depth.
+func newBucket(routes []*Route, depth int) (*bucket, error) {
+	b := &bucket{depth: depth}
+	rest := routes
+	if len(routes) > splitAbove {
+		b.next = map[string]*bucket{}
+		for _, rt := range routes {
+			if depth < len(rt.pattern.segments) && !rt.pattern.segments[depth].template {
+				b.next[rt.pattern.segments[depth].text] = nil
 			}
 		}
-		for _, router := range targets {
-			route := router.NewRoute().Handler(rt)
-			rt.pattern.apply(route)
-			err := applyMatch(route, rt.Config.Match)
-			if err := errors.Join(err, route.GetError()); err != nil {
-				return nil, fmt.Errorf("route %s: %w", rt.Config.Name, err)
+		for text := range b.next {
+			var err error
+			if b.next[text], err = newBucket(keep(routes, func(p pattern) bool { return p.under(depth, text, true) }), depth+1); err != nil {
+				return nil, err
 			}
 		}
+		rest = keep(routes, func(p pattern) bool { return depth >= len(p.segments) || p.segments[depth].template })
 	}
-	return ht, nil
+	b.rest = newRouter()
+	for _, rt := range rest {
+		route := b.rest.NewRoute().Handler(rt)
+		rt.pattern.apply(route)
+		err := applyMatch(route, rt.Config.Match)
+		if err := errors.Join(err, route.GetError()); err != nil {
+			return nil, fmt.Errorf("route %s: %w", rt.Config.Name, err)
+		}
+	}
+	return b, nil
+}
+
+func keep(routes []*Route, ok func(pattern) bool) (list []*Route) {
+	for _, rt := range routes {
+		if ok(rt.pattern) {
+			list = append(list, rt)
+		}
+	}
+	return list
+}
+
+// router returns the router that knows all routes of the bucket that can match
+// the path.
+func (b *bucket) router(path string) *mux.Router {
+	for b.next != nil && path != "" {
+		text := path[1:]
+		if end := strings.IndexByte(text, '/'); end >= 0 {
+			text, path = text[:end], text[end:]
+		} else {
+			path = ""
+		}
+		next := b.next[text]
+		if next == nil {
+			break
+		}
+		b = next
+	}
+	return b.rest
 }
 
 // newRouter returns a router that sees paths as we do: canonicalPath has
 // cleaned them, and an encoded character is not a separator.
 func newRouter() *mux.Router { return mux.NewRouter().UseEncodedPath().SkipClean(true) }
 
-var matches = sync.Pool{New: func() any { return new(mux.RouteMatch) }}
+// matches are made with the map of variables that mux would else make for each
+// request; without regular expressions it puts nothing there.
+var matches = sync.Pool{New: func() any { return &mux.RouteMatch{Vars: map[string]string{}} }}
 
 // match finds the route for a request whose URL path is canonical. Where only
 // the method differs it returns the methods that would match instead.
@@ -168,7 +208,7 @@ func (t *Table) match(r *http.Request, host string) (rt *Route, allow []string) 
 // matchable returns the request as routes see it: r itself, or a copy that
 // only matching may read.
 func matchable(r *http.Request) *http.Request {
-	path := r.URL.EscapedPath()
+	path := spelled(r.URL)
 	p := matchPath(path)
 	if p == path {
 		return r
@@ -186,14 +226,10 @@ func matchable(r *http.Request) *http.Request {
 func (t *Table) lookup(r *http.Request, host string) (rt *Route, mismatch bool) {
 	m := matches.Get().(*mux.RouteMatch)
 	defer matches.Put(m)
-	first := firstSegment(r.URL.EscapedPath())
-	for ht := range t.hosts(host) {
-		router := ht.first[first]
-		if router == nil {
-			router = ht.other
-		}
-		*m = mux.RouteMatch{}
-		if router.Match(r, m) {
+	path := spelled(r.URL)
+	for b := range t.hosts(host) {
+		*m = mux.RouteMatch{Vars: m.Vars}
+		if b.router(path).Match(r, m) {
 			return m.Handler.(*Route), false
 		}
 		mismatch = mismatch || errors.Is(m.MatchErr, mux.ErrMethodMismatch)
@@ -203,9 +239,9 @@ func (t *Table) lookup(r *http.Request, host string) (rt *Route, mismatch bool) 
 
 // hosts yields the tables that a host's requests are looked up in, the most
 // specific first.
-func (t *Table) hosts(host string) func(yield func(*hostTable) bool) {
-	return func(yield func(*hostTable) bool) {
-		if ht := t.exact[host]; ht != nil && !yield(ht) {
+func (t *Table) hosts(host string) func(yield func(*bucket) bool) {
+	return func(yield func(*bucket) bool) {
+		if b := t.exact[host]; b != nil && !yield(b) {
 			return
 		}
 		for _, w := range t.wild {
@@ -251,6 +287,14 @@ func (t *Table) methods() []string {
 	}
 	slices.Sort(list)
 	return list
+}
+
+// spelled is the escaped path of a URL that setPath has given it.
+func spelled(u *url.URL) string {
+	if u.RawPath != "" {
+		return u.RawPath
+	}
+	return u.Path
 }
 
 // setPath gives u an escaped path.

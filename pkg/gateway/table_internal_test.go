@@ -6,11 +6,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/middleware"
 )
 
 func compileTable(t testing.TB, matches ...config.Match) *Table {
@@ -168,16 +170,18 @@ func TestBucketsAgreeWithAFlatList(t *testing.T) {
 		for range rapid.IntRange(0, 3).Draw(t, "segments") {
 			p += "/" + seg.Draw(t, "segment")
 		}
-		if p == "" || rapid.Bool().Draw(t, "prefix") {
-			p += "/**"
+		switch end := rapid.SampledFrom([]string{"", "/", "/**", "/**"}).Draw(t, "end"); {
+		case p == "" && end == "":
+			return "/**"
+		default:
+			return p + end
 		}
-		return p
 	})
 	host := rapid.SampledFrom([]string{"", "h.test", "*.test", "*.h.test"})
 	rapid.Check(t, func(t *rapid.T) {
 		var routes []*Route
 		seen := map[string]bool{}
-		for range rapid.IntRange(1, 12).Draw(t, "routes") {
+		for range rapid.IntRange(1, 24).Draw(t, "routes") {
 			m := config.Match{Host: host.Draw(t, "host"), Path: path.Draw(t, "path")}
 			if rapid.IntRange(0, 3).Draw(t, "restricted") == 0 {
 				m.Methods = []string{"POST"}
@@ -222,27 +226,58 @@ func TestBucketsAgreeWithAFlatList(t *testing.T) {
 	})
 }
 
+// manyRoutes is a table of n routes and requests that each match another, told
+// apart by the first segment or by a later one.
+func manyRoutes(t testing.TB, n int, path string) (*Table, []*http.Request) {
+	var list []config.Match
+	for i := range n {
+		list = append(list, config.Match{Path: fmt.Sprintf(path, i)})
+	}
+	requests := make([]*http.Request, 1024)
+	for i := range requests {
+		target := strings.NewReplacer("{id}", "42", "**", "items/7").Replace(fmt.Sprintf(path, rand.IntN(n)))
+		requests[i] = httptest.NewRequest("GET", "http://h"+target, nil)
+	}
+	return compileTable(t, list...), requests
+}
+
+// Looking a route up allocates nothing, however many there are and wherever
+// their paths differ.
+func TestLookupAllocatesNothing(t *testing.T) {
+	if !middleware.Reuse {
+		t.Log("the race detector makes pools forget")
+		return
+	}
+	for _, path := range []string{"/svc%d/**", "/svc%d/{id}", "/api/v1/svc%d/{id}", "/{id}/svc%d/**"} {
+		table, requests := manyRoutes(t, 1000, path)
+		i := 0
+		if got := testing.AllocsPerRun(1000, func() {
+			r := requests[i&1023]
+			i++
+			if rt, _ := table.match(r, r.Host); rt == nil {
+				t.Fatalf("%s is not found", r.URL)
+			}
+		}); got != 0 {
+			t.Errorf("%s: a lookup makes %v allocations, want none", path, got)
+		}
+	}
+}
+
 func BenchmarkMatch(b *testing.B) {
-	for _, n := range []int{1, 100, 1000} {
-		b.Run(fmt.Sprintf("routes=%d", n), func(b *testing.B) {
-			var list []config.Match
-			for i := range n {
-				list = append(list, config.Match{Path: fmt.Sprintf("/svc%d/**", i)})
-			}
-			table := compileTable(b, list...)
-			requests := make([]*http.Request, 64)
-			for i := range requests {
-				requests[i] = httptest.NewRequest("GET", fmt.Sprintf("http://h/svc%d/items/%d", rand.IntN(n), i), nil)
-			}
-			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				r := requests[i&63]
-				i++
-				if rt, _ := table.match(r, r.Host); rt == nil {
-					b.Fatal("no match")
+	for _, path := range []string{"/svc%d/**", "/svc%d/{id}", "/api/v1/svc%d/{id}"} {
+		for _, n := range []int{1, 100, 1000} {
+			b.Run(fmt.Sprintf("%s/routes=%d", strings.ReplaceAll(path[1:], "/", "_"), n), func(b *testing.B) {
+				table, requests := manyRoutes(b, n, path)
+				b.ReportAllocs()
+				i := 0
+				for b.Loop() {
+					r := requests[i&1023]
+					i++
+					if rt, _ := table.match(r, r.Host); rt == nil {
+						b.Fatal("no match")
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }

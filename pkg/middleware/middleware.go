@@ -1,6 +1,27 @@
 // Package middleware holds what all middlewares share: their type and the
 // Exchange, the account of one request that the access log, the metrics and
 // the status page read at its end. It never decides anything itself.
+//
+// A middleware may rely on this, and on no more:
+//
+//   - Of(w) is the request's Exchange however many writers stand around it. The
+//     fields that the front fills (ClientIP, Trusted, Scheme, Host, Path, Route,
+//     Upstream) are there before the first middleware runs; RequestID, Consumer
+//     and what tells of the answer from the step on that sets them.
+//   - A request belongs to its middlewares while the handler runs: its header may
+//     be changed in place, and next may be given another request with the same
+//     context. The map of a request's header, the slices in it, the writer, the
+//     Exchange and the answer's header are used again for other requests: none of
+//     them may be kept, or handed to a goroutine that lives on, after the handler
+//     has returned. Strings may. What is kept is copied (http.Header.Clone).
+//   - A value in a header may be shared by many requests. It is replaced or
+//     appended to, never changed in place; a slice that is put there once for many
+//     requests has a capacity of its length, so that appending copies.
+//   - Writers that wrap w have Unwrap, and FlushError where they look at what is
+//     written, so that http.ResponseController and Of see through them. The
+//     answer's header is final when WriteHeader reaches the Exchange. A writer
+//     that holds an answer back lets it out before its handler returns.
+//   - next may panic with http.ErrAbortHandler, which has to pass.
 package middleware
 
 import (
@@ -61,13 +82,44 @@ type Exchange struct {
 	Hijacked   bool
 
 	tries [2]Attempt // what Attempts begins in; more tries than these are rare
+	used  Releaser
 }
+
+// Releaser is what a request has used and another may use after it.
+type Releaser interface{ Release() }
 
 // NewExchange starts the account of a request.
 func NewExchange(w http.ResponseWriter, start time.Time) *Exchange {
-	e := &Exchange{w: w, Start: start}
-	e.Attempts = e.tries[:0]
+	e := &Exchange{}
+	e.Begin(w, start)
 	return e
+}
+
+// Begin starts the account of another request.
+func (e *Exchange) Begin(w http.ResponseWriter, start time.Time) {
+	*e = Exchange{w: w, Start: start}
+	e.Attempts = e.tries[:0]
+}
+
+// Use has r released when the request has ended: the answer's header may hold
+// parts of it until then. It reports whether it will be; there is place for
+// one.
+func (e *Exchange) Use(r Releaser) bool {
+	if e.used != nil {
+		return false
+	}
+	e.used = r
+	return true
+}
+
+// End ends the account. It is called once all that writes the answer has
+// returned. Who uses the exchange after it panics, until it is begun again.
+func (e *Exchange) End() {
+	// A header that was not written yet is the server's to read after this.
+	if e.used != nil && e.Status != 0 {
+		e.used.Release()
+	}
+	e.w, e.used = nil, nil
 }
 
 // Of returns the exchange that w wraps or is. It returns nil where there is

@@ -126,10 +126,11 @@ func address(r *http.Request, ex *middleware.Exchange) string {
 		}
 		ip = peer.Addr()
 	}
-	ip = ip.Unmap().WithZone("")
-	if ip.Is4() {
-		return "ip:" + ip.String()
+	var room [64]byte
+	b := append(room[:0], "ip:"...)
+	if ip = ip.Unmap().WithZone(""); ip.Is4() {
+		return string(ip.AppendTo(b))
 	}
 	network, _ := ip.Prefix(64) // cannot fail: 64 bits are there
-	return "ip:" + network.String()
+	return string(network.AppendTo(b))
 }

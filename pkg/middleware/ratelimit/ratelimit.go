@@ -77,13 +77,15 @@ func New(routeName string, cfg config.RateLimit, lim *limiter.Limiter, onDecisio
 					next.ServeHTTP(w, r)
 					return
 				}
-				told := &writer{ResponseWriter: w, fields: t.fields(&d)}
+				told := &writer{ResponseWriter: w}
+				t.tell(&told.fields, &d)
 				next.ServeHTTP(told, r)
 				told.stamp() // where the handler left the header to the server
 				return
 			}
 			if !t.hidden {
-				f := t.fields(&d)
+				f := new(fields)
+				t.tell(f, &d)
 				f.set(w.Header())
 			}
 			problem.Write(w, r, refusal(&d))
@@ -300,49 +302,51 @@ func window(d time.Duration) string {
 // fields are the values that one answer carries. Without a state they only
 // take away what an instance said.
 type fields struct {
-	policy, state            []string
-	limit, remaining, resets []string
+	policy []string
+	values [4]string // state, limit, remaining, reset, as headers have parts of it
 }
 
-// fields returns what the decision's answer tells.
-func (t *teller) fields(d *limiter.Decision) fields {
+// tell puts into f what the decision's answer tells.
+func (t *teller) tell(f *fields, d *limiter.Decision) {
 	n := d.Len()
 	if n == 0 {
-		return fields{}
+		return
 	}
-	b := make([]byte, 0, 32*n)
+	// All numbers are parts of one string.
+	var room [128]byte
+	b := room[:0]
+	var remaining, reset [2]int // of the tightest limit: where they begin and end
 	tightest := 0
 	for i := range n {
 		q := d.Budget(i)
 		if i > 0 {
 			b = append(b, ", "...)
 		}
-		b = append(b, t.names[i]...)
-		b = append(b, ";r="...)
-		b = strconv.AppendInt(b, q.Remaining, 10)
-		b = append(b, ";t="...)
+		b = append(append(b, t.names[i]...), ";r="...)
+		r := len(b)
+		b = append(strconv.AppendInt(b, q.Remaining, 10), ";t="...)
+		s := len(b)
 		b = strconv.AppendInt(b, seconds(q.Reset), 10)
-		if m := d.Budget(tightest); q.Remaining < m.Remaining || q.Remaining == m.Remaining && q.Reset > m.Reset {
-			tightest = i
+		if m := d.Budget(tightest); i == 0 || q.Remaining < m.Remaining || q.Remaining == m.Remaining && q.Reset > m.Reset {
+			tightest, remaining, reset = i, [2]int{r, s - len(";t=")}, [2]int{s, len(b)}
 		}
 	}
-	m := d.Budget(tightest)
-	// One backing array for all the values.
-	v := [...]string{string(b), t.counts[tightest], strconv.FormatInt(m.Remaining, 10), strconv.FormatInt(seconds(m.Reset), 10)}
-	s := v[:]
-	return fields{t.policy, s[0:1:1], s[1:2:2], s[2:3:3], s[3:4:4]}
+	state := string(b)
+	f.policy = t.policy
+	f.values = [...]string{state, t.counts[tightest], state[remaining[0]:remaining[1]], state[reset[0]:reset[1]]}
 }
 
 // seconds rounds up, so that who waits them has waited long enough.
 func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
 func (f *fields) set(h http.Header) {
-	if f.state == nil {
+	if f.policy == nil {
 		for _, name := range [...]string{policyField, stateField, limitField, remainingField, resetField} {
 			delete(h, name)
 		}
 		return
 	}
-	h[policyField], h[stateField] = f.policy, f.state
-	h[limitField], h[remainingField], h[resetField] = f.limit, f.remaining, f.resets
+	v := f.values[:]
+	h[policyField], h[stateField] = f.policy, v[0:1:1]
+	h[limitField], h[remainingField], h[resetField] = v[1:2:2], v[2:3:3], v[3:4:4]
 }
