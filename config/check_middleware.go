@@ -19,9 +19,41 @@ func (b *builder) checkMiddleware(path string, m Middleware) {
 	if m.SecureHeaders != nil {
 		b.checkSecureHeaders(join(path, "secure_headers"), *m.SecureHeaders)
 	}
+	if c := m.Compress; c != nil {
+		b.codings(join(path, "compress.encodings"), c.Encodings)
+		for i, t := range c.Types {
+			p := at(join(path, "compress.types"), i)
+			front, back, ok := strings.Cut(t, "/")
+			switch {
+			case !ok || front == "*" || !token(front) || !token(back) || strings.Count(t, "*") > 1:
+				b.bad(p, t, CodeFormat, "is no media type (want text/html, text/* or application/*+json)", "")
+			case t == "text/event-stream" || strings.HasPrefix(t, "application/grpc"):
+				b.bad(p, t, CodeContradicts, "goes out message by message and is never compressed", "")
+			}
+		}
+	}
+	if m.Decompress != nil {
+		b.codings(join(path, "decompress.encodings"), m.Decompress.Encodings)
+	}
 	if h := m.Headers; h != nil {
 		b.checkHeaders(join(path, "headers.request"), h.Request)
 		b.checkHeaders(join(path, "headers.response"), h.Response)
+	}
+}
+
+// codings checks a list of content codings.
+func (b *builder) codings(path string, names []string) {
+	have := []string{"zstd", "br", "gzip"}
+	if len(names) == 0 && b.sound(path) {
+		b.fault(Fault{Path: path, Code: CodeMissing, Message: path + " is empty", Hint: "leave it out for " + strings.Join(have, ", ")})
+	}
+	for i, n := range names {
+		switch p := at(path, i); {
+		case slices.Contains(names[:i], n):
+			b.bad(p, n, CodeNameTwice, "is listed twice", "")
+		case !slices.Contains(have, n):
+			b.bad(p, n, CodeChoice, "is none of "+strings.Join(have, ", "), didYouMean(n, have))
+		}
 	}
 }
 

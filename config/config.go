@@ -238,6 +238,8 @@ type Middleware struct {
 	Headers       *Headers       `yaml:"headers"`        // what to set, add and remove
 	CORS          *CORS          `yaml:"cors"`           // which pages of other origins may call
 	SecureHeaders *SecureHeaders `yaml:"secure_headers"` // what browsers are told to refuse, and what instances tell too much
+	Compress      *Compress      `yaml:"compress"`       // answers, for clients that accept it
+	Decompress    *Decompress    `yaml:"decompress"`     // request bodies, for instances that do not
 }
 
 // Auth says who may pass. Without a valid credential the answer is 401, with
@@ -354,6 +356,22 @@ type Cookies struct {
 	HTTPOnly bool     `yaml:"http_only"`                       // scripts cannot read it
 	SameSite string   `yaml:"same_site" enum:"off|lax|strict"` // whether other sites' requests carry it
 	Except   []string `yaml:"except"`                          // names of cookies that stay as they are
+}
+
+// Compress codes answers that a client accepts coded. Event streams, gRPC and
+// what is coded already are left alone.
+type Compress struct {
+	Encodings []string `yaml:"encodings"`                      // the best first, where a client weighs them the same
+	MinSize   Size     `yaml:"min_size" max:"1MiB"`            // of an answer
+	Types     []string `yaml:"types"`                          // media types, with one * at most
+	Level     string   `yaml:"level" enum:"fast|default|best"` // time against bytes
+}
+
+// Decompress gives instances the plain text of coded request bodies.
+type Decompress struct {
+	Encodings []string `yaml:"encodings"`                 // that are decoded; others are answered 415
+	Max       Size     `yaml:"max" min:"1KiB" max:"4GiB"` // of the plain text, then 413
+	Ratio     int      `yaml:"ratio" min:"2" max:"10000"` // how many times longer than what was sent it may be from 64KiB on, then 413
 }
 
 // Upstream is a named way to a Consul service.

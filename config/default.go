@@ -126,6 +126,19 @@ func DefaultSecureHeaders() SecureHeaders {
 	}
 }
 
+// DefaultCompress returns what a compress section has before its keys are read.
+func DefaultCompress() Compress {
+	return Compress{
+		// With equal weights, which is what browsers send, the cheapest of the
+		// good ones first.
+		Encodings: []string{"zstd", "br", "gzip"},
+		MinSize:   1 << 10, // below, the gain is less than a packet
+		Types: []string{"text/*", "application/json", "application/*+json", "application/javascript", "application/xml", "application/*+xml",
+			"application/x-ndjson", "application/yaml", "application/wasm", "application/manifest+json", "image/svg+xml", "font/ttf", "font/otf"},
+		Level: "default",
+	}
+}
+
 // DefaultJWT returns what a jwt method has before its keys are read.
 func DefaultJWT() JWTMethod {
 	return JWTMethod{
@@ -157,6 +170,10 @@ func elementDefault(t reflect.Type) reflect.Value {
 		v = DefaultRateLimit()
 	case reflect.TypeFor[CORS]():
 		v = CORS{MaxAge: 10 * time.Minute}
+	case reflect.TypeFor[Compress]():
+		v = DefaultCompress()
+	case reflect.TypeFor[Decompress]():
+		v = Decompress{Encodings: []string{"zstd", "br", "gzip"}, Max: 10 << 20, Ratio: 100}
 	case reflect.TypeFor[SecureHeaders]():
 		v = DefaultSecureHeaders()
 	case reflect.TypeFor[Auth]():

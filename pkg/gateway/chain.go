@@ -9,7 +9,9 @@ import (
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
 	"github.com/proconsul/proconsul/pkg/middleware/auth"
+	"github.com/proconsul/proconsul/pkg/middleware/compress"
 	"github.com/proconsul/proconsul/pkg/middleware/cors"
+	"github.com/proconsul/proconsul/pkg/middleware/decompress"
 	"github.com/proconsul/proconsul/pkg/middleware/headers"
 	"github.com/proconsul/proconsul/pkg/middleware/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
@@ -71,6 +73,14 @@ func steps() []step {
 			}
 			return secureheaders.New(*b.settings.SecureHeaders)
 		}, nil},
+		// Outside all that reads or keeps answers, which see them plain; inside
+		// the rules on headers, which see what goes out.
+		{"compress", func(b buildInput) (middleware.Middleware, error) {
+			if b.settings.Compress == nil {
+				return nil, nil
+			}
+			return compress.New(*b.settings.Compress)
+		}, func(b buildInput, q *asked) Step { return Step{Text: compress.Peek(*b.settings.Compress, q.r)} }},
 		// Outside auth: browsers send preflights without credentials, and pages
 		// may read why a request was refused.
 		{"cors", func(b buildInput) (middleware.Middleware, error) {
@@ -102,6 +112,17 @@ func steps() []step {
 			}
 			return ratelimit.New(b.route.Name, *b.settings.RateLimit, b.deps.Limiter, b.deps.Metrics.RateLimitDecision)
 		}, explainRateLimit},
+		// Inside auth and the limits: nobody unknown makes the gateway work on
+		// a body.
+		{"decompress", func(b buildInput) (middleware.Middleware, error) {
+			if b.settings.Decompress == nil {
+				return nil, nil
+			}
+			return decompress.New(*b.settings.Decompress)
+		}, func(b buildInput, q *asked) Step {
+			text, refusal := decompress.Peek(*b.settings.Decompress, q.r)
+			return Step{Text: text, Refusal: refusal}
+		}},
 	}
 }
 

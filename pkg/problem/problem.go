@@ -22,32 +22,34 @@ type Reason string
 
 // Every reason there is. docs/errors.md describes each.
 const (
-	BadRequest         Reason = "bad_request"
-	NoRoute            Reason = "no_route"
-	MethodNotAllowed   Reason = "method_not_allowed"
-	Unauthenticated    Reason = "unauthenticated"
-	Forbidden          Reason = "forbidden"
-	CORSDenied         Reason = "cors_denied"
-	RateLimited        Reason = "rate_limited"
-	QuotaExceeded      Reason = "quota_exceeded"
-	BodyTooLarge       Reason = "body_too_large"
-	NoInstances        Reason = "no_instances"
-	NoHealthyInstances Reason = "no_healthy_instances"
-	BreakerOpen        Reason = "breaker_open"
-	ConcurrencyLimited Reason = "concurrency_limited"
-	RetryBudget        Reason = "retry_budget_exhausted"
-	UpstreamRefused    Reason = "upstream_refused"
-	UpstreamReset      Reason = "upstream_reset"
-	UpstreamTLS        Reason = "upstream_tls"
-	UpstreamProtocol   Reason = "upstream_protocol"
-	UpstreamTimeout    Reason = "upstream_timeout"
-	ClientCanceled     Reason = "client_canceled"
-	Draining           Reason = "draining"
-	Maintenance        Reason = "maintenance"
-	LimiterUnavailable Reason = "limiter_unavailable"
-	AuthUnavailable    Reason = "auth_unavailable"
-	LoopDetected       Reason = "loop_detected"
-	Internal           Reason = "internal_error"
+	BadRequest           Reason = "bad_request"
+	NoRoute              Reason = "no_route"
+	MethodNotAllowed     Reason = "method_not_allowed"
+	Unauthenticated      Reason = "unauthenticated"
+	Forbidden            Reason = "forbidden"
+	CORSDenied           Reason = "cors_denied"
+	RateLimited          Reason = "rate_limited"
+	QuotaExceeded        Reason = "quota_exceeded"
+	BodyTooLarge         Reason = "body_too_large"
+	UnsupportedMediaType Reason = "unsupported_media_type"
+	InvalidRequest       Reason = "invalid_request"
+	NoInstances          Reason = "no_instances"
+	NoHealthyInstances   Reason = "no_healthy_instances"
+	BreakerOpen          Reason = "breaker_open"
+	ConcurrencyLimited   Reason = "concurrency_limited"
+	RetryBudget          Reason = "retry_budget_exhausted"
+	UpstreamRefused      Reason = "upstream_refused"
+	UpstreamReset        Reason = "upstream_reset"
+	UpstreamTLS          Reason = "upstream_tls"
+	UpstreamProtocol     Reason = "upstream_protocol"
+	UpstreamTimeout      Reason = "upstream_timeout"
+	ClientCanceled       Reason = "client_canceled"
+	Draining             Reason = "draining"
+	Maintenance          Reason = "maintenance"
+	LimiterUnavailable   Reason = "limiter_unavailable"
+	AuthUnavailable      Reason = "auth_unavailable"
+	LoopDetected         Reason = "loop_detected"
+	Internal             Reason = "internal_error"
 )
 
 // StatusClientClosedRequest is the status that the access log and the metrics
@@ -61,32 +63,34 @@ type definition struct {
 }
 
 var definitions = map[Reason]definition{
-	BadRequest:         {400, "The request is malformed", "http_request_error"},
-	NoRoute:            {404, "No route matches this host and path", "destination_not_found"},
-	MethodNotAllowed:   {405, "The route does not accept this method", "http_request_denied"},
-	Unauthenticated:    {401, "Credentials are missing or not valid", "http_request_denied"},
-	Forbidden:          {403, "The credentials do not allow this", "http_request_denied"},
-	CORSDenied:         {403, "Pages of other origins may not do this", "http_request_denied"},
-	RateLimited:        {429, "Too many requests", "http_request_denied"},
-	QuotaExceeded:      {429, "The quota is used up", "http_request_denied"},
-	BodyTooLarge:       {413, "The request body is too large", "http_request_error"},
-	NoInstances:        {503, "The service has no instances", "destination_unavailable"},
-	NoHealthyInstances: {503, "The service has no healthy instance", "destination_unavailable"},
-	BreakerOpen:        {503, "The service is failing and is given time to recover", "destination_unavailable"},
-	ConcurrencyLimited: {503, "Too many requests are in flight", "connection_limit_reached"},
-	RetryBudget:        {503, "The retry budget is used up", "destination_unavailable"},
-	UpstreamRefused:    {502, "The instance refused the connection", "connection_refused"},
-	UpstreamReset:      {502, "The instance closed the connection before it answered", "connection_terminated"},
-	UpstreamTLS:        {502, "The TLS handshake with the instance failed", "tls_protocol_error"},
-	UpstreamProtocol:   {502, "The instance gave an answer that is not valid HTTP", "http_protocol_error"},
-	UpstreamTimeout:    {504, "The instance did not answer in time", "http_response_timeout"},
-	ClientCanceled:     {StatusClientClosedRequest, "The client left before the answer", ""},
-	Draining:           {503, "This gateway is shutting down", "destination_unavailable"},
-	Maintenance:        {503, "The service is in maintenance", "destination_unavailable"},
-	LimiterUnavailable: {503, "The rate limit cannot be checked", "proxy_internal_error"},
-	AuthUnavailable:    {503, "The credentials cannot be checked for now", "proxy_internal_error"},
-	LoopDetected:       {508, "The request has passed through this gateway before", "proxy_loop_detected"},
-	Internal:           {500, "The gateway failed", "proxy_internal_error"},
+	BadRequest:           {400, "The request is malformed", "http_request_error"},
+	NoRoute:              {404, "No route matches this host and path", "destination_not_found"},
+	MethodNotAllowed:     {405, "The route does not accept this method", "http_request_denied"},
+	Unauthenticated:      {401, "Credentials are missing or not valid", "http_request_denied"},
+	Forbidden:            {403, "The credentials do not allow this", "http_request_denied"},
+	CORSDenied:           {403, "Pages of other origins may not do this", "http_request_denied"},
+	RateLimited:          {429, "Too many requests", "http_request_denied"},
+	QuotaExceeded:        {429, "The quota is used up", "http_request_denied"},
+	BodyTooLarge:         {413, "The request body is too large", "http_request_error"},
+	UnsupportedMediaType: {415, "The request body is of a kind that is not accepted", "http_request_error"},
+	InvalidRequest:       {422, "The request does not fit its description", "http_request_error"},
+	NoInstances:          {503, "The service has no instances", "destination_unavailable"},
+	NoHealthyInstances:   {503, "The service has no healthy instance", "destination_unavailable"},
+	BreakerOpen:          {503, "The service is failing and is given time to recover", "destination_unavailable"},
+	ConcurrencyLimited:   {503, "Too many requests are in flight", "connection_limit_reached"},
+	RetryBudget:          {503, "The retry budget is used up", "destination_unavailable"},
+	UpstreamRefused:      {502, "The instance refused the connection", "connection_refused"},
+	UpstreamReset:        {502, "The instance closed the connection before it answered", "connection_terminated"},
+	UpstreamTLS:          {502, "The TLS handshake with the instance failed", "tls_protocol_error"},
+	UpstreamProtocol:     {502, "The instance gave an answer that is not valid HTTP", "http_protocol_error"},
+	UpstreamTimeout:      {504, "The instance did not answer in time", "http_response_timeout"},
+	ClientCanceled:       {StatusClientClosedRequest, "The client left before the answer", ""},
+	Draining:             {503, "This gateway is shutting down", "destination_unavailable"},
+	Maintenance:          {503, "The service is in maintenance", "destination_unavailable"},
+	LimiterUnavailable:   {503, "The rate limit cannot be checked", "proxy_internal_error"},
+	AuthUnavailable:      {503, "The credentials cannot be checked for now", "proxy_internal_error"},
+	LoopDetected:         {508, "The request has passed through this gateway before", "proxy_loop_detected"},
+	Internal:             {500, "The gateway failed", "proxy_internal_error"},
 }
 
 // Reasons returns every reason, in no order, for metrics and documentation.
@@ -104,8 +108,17 @@ type Error struct {
 	Status     int           // 0: the reason's own
 	Detail     string        // for the client; empty: none. Never secrets, addresses or causes
 	RetryAfter time.Duration // rounded up to seconds; 0: no Retry-After
+	Faults     []Fault       // what exactly is wrong with the request; nil: nothing to list
 	Header     http.Header   // further fields for the answer (Allow, WWW-Authenticate, RateLimit); may be nil
 	Err        error         // the cause, for the log only; may be nil
+}
+
+// Fault is one thing that is wrong with a request, for the client.
+type Fault struct {
+	Pointer   string `json:"pointer,omitempty"`   // JSON pointer into the body, as a fragment: "#/items/0/price"
+	Parameter string `json:"parameter,omitempty"` // or the name of a parameter
+	In        string `json:"in,omitempty"`        // of the parameter: path, query, header, cookie
+	Detail    string `json:"detail"`
 }
 
 // New returns an Error of the reason's own status with a detail for the
@@ -164,12 +177,13 @@ const TypeBase = "https://github.com/proconsul/proconsul/blob/main/docs/errors.m
 type Recorder interface{ RecordProblem(*Error) }
 
 type body struct {
-	Type      string `json:"type"`
-	Title     string `json:"title"`
-	Status    int    `json:"status"`
-	Detail    string `json:"detail,omitempty"`
-	Reason    Reason `json:"reason"`
-	RequestID string `json:"request_id,omitempty"`
+	Type      string  `json:"type"`
+	Title     string  `json:"title"`
+	Status    int     `json:"status"`
+	Detail    string  `json:"detail,omitempty"`
+	Errors    []Fault `json:"errors,omitempty"`
+	Reason    Reason  `json:"reason"`
+	RequestID string  `json:"request_id,omitempty"`
 }
 
 // Write answers the request with err's problem. Any error that is not an
@@ -198,8 +212,8 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 	if p.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(int64(math.Ceil(p.RetryAfter.Seconds())), 10))
 	}
-	b, _ := json.Marshal(body{ // strings and ints only: cannot fail
-		Type: TypeBase + string(p.Reason), Title: p.Title(), Status: code, Detail: p.Detail,
+	b, _ := json.Marshal(body{ // texts and numbers only: cannot fail
+		Type: TypeBase + string(p.Reason), Title: p.Title(), Status: code, Detail: p.Detail, Errors: p.Faults,
 		Reason: p.Reason, RequestID: h.Get(HeaderRequestID),
 	})
 	b = append(b, '\n')

@@ -5,9 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -80,7 +77,7 @@ func classify(err, upload error, gone bool, b *breaker.Breaker) failure {
 	case gone:
 		return neutral(problem.New(problem.ClientCanceled, "", err))
 	case upload != nil:
-		return neutral(uploadProblem(upload))
+		return neutral(problem.Upload(upload))
 	case errors.Is(err, context.Canceled):
 		return neutral(problem.New(problem.ClientCanceled, "", err))
 	case errors.As(err, &connect) && connect.tls:
@@ -111,28 +108,6 @@ func neutral(p *problem.Error) failure {
 
 func upstream(reason problem.Reason, result balancer.Result, word string, retry retryClass, err error) failure {
 	return failure{problem: problem.New(reason, "", err), result: result, word: word, retry: retry}
-}
-
-// uploadProblem says whose fault it is that a request body could not be read:
-// never the instance's.
-func uploadProblem(err error) *problem.Error {
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return problem.New(problem.BodyTooLarge, "", err)
-	case timedOut(err):
-		p := problem.New(problem.BadRequest, "the request body did not arrive in time", err)
-		p.Status = http.StatusRequestTimeout
-		return p
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed), isOpError(err):
-		return problem.New(problem.ClientCanceled, "", err)
-	}
-	return problem.New(problem.BadRequest, "the request body is malformed", err)
-}
-
-func isOpError(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op)
 }
 
 func timedOut(err error) bool {
