@@ -254,12 +254,19 @@ func (out *Middleware) overlay(m Middleware) {
 // read at start only, in order. A reload keeps the running values and says so.
 func (c *Config) NeedsRestart(next *Config) []string {
 	var out []string
-	for _, f := range fieldsOf(reflect.TypeFor[Config]()) {
-		if f.restart {
-			differences(&out, f.key, reflect.ValueOf(c).Elem().FieldByIndex(f.index), reflect.ValueOf(next).Elem().FieldByIndex(f.index))
+	restarts(&out, "", reflect.ValueOf(c).Elem(), reflect.ValueOf(next).Elem())
+	return out
+}
+
+func restarts(out *[]string, path string, a, b reflect.Value) {
+	for _, f := range fieldsOf(a.Type()) {
+		switch {
+		case f.restart:
+			differences(out, join(path, f.key), a.FieldByIndex(f.index), b.FieldByIndex(f.index))
+		case f.typ.Kind() == reflect.Struct && !isScalar(f.typ):
+			restarts(out, join(path, f.key), a.FieldByIndex(f.index), b.FieldByIndex(f.index))
 		}
 	}
-	return out
 }
 
 func differences(out *[]string, path string, a, b reflect.Value) {

@@ -27,6 +27,8 @@ func (b *builder) check(c *Config) {
 		b.keyPair("redis.tls", *c.Redis.TLS)
 	}
 	b.checkRegistration(c)
+	b.checkAccessLog(c.AccessLog)
+	b.checkTracing(c.Tracing)
 	b.methods = c.Methods()
 	b.checkConsumers(c)
 	b.checkMethods(c)

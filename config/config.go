@@ -29,6 +29,7 @@ type Config struct {
 	Upstreams    []Upstream   `yaml:"upstreams"`                  // services that need other settings than the defaults
 	Routes       []Route      `yaml:"routes"`                     // which requests go where
 	AccessLog    AccessLog    `yaml:"access_log"`                 // one line per request
+	Tracing      Tracing      `yaml:"tracing"`                    // spans of requests, for OpenTelemetry
 	Log          Log          `yaml:"log" restart:"yes"`          // the gateway's own log
 	Shutdown     Shutdown     `yaml:"shutdown"`                   // the order of going down
 
@@ -502,11 +503,37 @@ type Redirect struct {
 
 // AccessLog is one line per request.
 type AccessLog struct {
-	Disabled bool          `yaml:"disabled"`      // no access log
-	Path     string        `yaml:"path"`          // file; empty: standard output
-	Sample   Percent       `yaml:"sample"`        // of unremarkable requests; 5xx, slow and limited ones always
-	Slow     time.Duration `yaml:"slow" max:"1h"` // from when a request is slow; 0: never
+	Disabled bool             `yaml:"disabled"`                                      // no access log
+	Path     string           `yaml:"path"`                                          // file; empty: standard output
+	Format   string           `yaml:"format" enum:"json|otel|clf|combined|template"` // json: our keys; otel: those of OpenTelemetry; clf and combined: as Apache writes them
+	Template string           `yaml:"template"`                                      // of format template, as "$remote_host $request_method $request_uri $response_status"
+	Sample   Percent          `yaml:"sample"`                                        // of unremarkable requests; 5xx, slow and limited ones always
+	Slow     time.Duration    `yaml:"slow" max:"1h"`                                 // from when a request is slow; 0: never
+	Filter   *AccessLogFilter `yaml:"filter"`                                        // which unremarkable requests are worth a line; absent: all
 }
+
+// AccessLogFilter keeps requests that meet one of its conditions. Beside them
+// 5xx, slow and limited ones always have their line.
+type AccessLogFilter struct {
+	Status      []string      `yaml:"status"`                // "404", or a range as "400-499"
+	MinDuration time.Duration `yaml:"min_duration" max:"1h"` // took at least this long; 0: does not count
+	Retried     bool          `yaml:"retried"`               // more than one instance was tried
+}
+
+// Tracing sends spans of requests and of their tries to a collector, over HTTP
+// (OTLP). The OTEL_* variables fill what is empty here.
+type Tracing struct {
+	Endpoint string        `yaml:"endpoint" restart:"yes"`             // URL of the collector, as http://otel:4318; /v1/traces is added where it has no path; empty: no tracing
+	Headers  []HeaderField `yaml:"headers" restart:"yes"`              // that the collector gets, as credentials
+	CAFile   string        `yaml:"ca_file" restart:"yes"`              // PEM bundle to trust instead of the system's, for an https endpoint
+	Service  string        `yaml:"service" restart:"yes"`              // what spans call the gateway (service.name)
+	Ratio    Percent       `yaml:"ratio"`                              // of the traces that begin here
+	Parent   string        `yaml:"parent" enum:"trusted|always|never"` // whose traceparent is believed: that of trusted proxies, of everyone, of nobody
+	Disabled bool          `yaml:"disabled" restart:"yes"`             // no tracing, whatever the variables say
+}
+
+// Enabled reports whether there is somewhere to send spans to.
+func (t Tracing) Enabled() bool { return t.Endpoint != "" && !t.Disabled }
 
 // Log is the gateway's own log, on standard error.
 type Log struct {

@@ -38,6 +38,54 @@ var consulVariables = [...]struct{ name, path string }{
 	{"CONSUL_HTTP_SSL_VERIFY", "consul.tls.skip_verify"},
 }
 
+// tracingVariables returns what the variables that every OpenTelemetry SDK
+// obeys say of tracing's keys, by path. They stand below the file; the rest of
+// them (limits, batches, timeouts, resource attributes) is read where spans are
+// made and sent.
+// https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
+func tracingVariables() (values, origins map[string]string) {
+	values, origins = map[string]string{}, map[string]string{}
+	take := func(name, path string, read func(text string) (string, bool)) {
+		text, ok := lookup(name)
+		if !ok || text == "" {
+			return
+		}
+		if text, ok = read(text); ok {
+			values[path], origins[path] = text, "env "+name
+		}
+	}
+	asIs := func(text string) (string, bool) { return text, true }
+	when := func(on string) func(string) (string, bool) {
+		return func(text string) (string, bool) { return "true", strings.EqualFold(strings.TrimSpace(text), on) }
+	}
+	take("OTEL_EXPORTER_OTLP_ENDPOINT", "tracing.endpoint", func(text string) (string, bool) {
+		return strings.TrimSuffix(text, "/") + "/v1/traces", true
+	})
+	take("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "tracing.endpoint", asIs)
+	take("OTEL_SERVICE_NAME", "tracing.service", asIs)
+	take("OTEL_SDK_DISABLED", "tracing.disabled", when("true"))
+	take("OTEL_TRACES_EXPORTER", "tracing.disabled", when("none"))
+	sampler, _ := lookup("OTEL_TRACES_SAMPLER")
+	switch strings.TrimPrefix(sampler, "parentbased_") {
+	case "always_on":
+		values["tracing.ratio"] = "100%"
+	case "always_off":
+		values["tracing.ratio"] = "0%"
+	case "traceidratio":
+		values["tracing.ratio"] = "100%"
+		if arg, _ := lookup("OTEL_TRACES_SAMPLER_ARG"); arg != "" {
+			values["tracing.ratio"] = arg
+		}
+	}
+	if values["tracing.ratio"] != "" {
+		origins["tracing.ratio"] = "env OTEL_TRACES_SAMPLER"
+		if !strings.HasPrefix(sampler, "parentbased_") {
+			values["tracing.parent"], origins["tracing.parent"] = "never", origins["tracing.ratio"]
+		}
+	}
+	return values, origins
+}
+
 // environment checks the variables and returns the values of those that count
 // by key path, and reports the ones that mean nothing.
 func (b *builder) environment() map[string]string {
@@ -66,6 +114,18 @@ func (b *builder) environment() map[string]string {
 		}
 		b.places[v.path] = place{origin: "env " + v.name, masked: v.path == "consul.token"}
 		out[v.path] = text
+	}
+	values, origins := tracingVariables()
+	for _, path := range slices.Sorted(maps.Keys(values)) {
+		if _, written := b.places[path]; written {
+			continue
+		}
+		b.places[path] = place{origin: origins[path]}
+		if err := checkText(*fieldAt(reflect.TypeFor[Config](), path), values[path]); err != nil {
+			b.reject(path, values[path], err)
+			continue
+		}
+		out[path] = values[path]
 	}
 	known := map[string]bool{}
 	for _, l := range leaves() {

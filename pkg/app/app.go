@@ -30,6 +30,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
 	"github.com/proconsul/proconsul/pkg/problem"
+	"github.com/proconsul/proconsul/pkg/tracing"
 )
 
 // Options are what an App is made with beside its configuration.
@@ -83,7 +84,8 @@ type App struct {
 	limiter   *limiter.Limiter
 	keys      *identity.Keys // of token issuers
 	upstreams *upstreams
-	accessLog *accesslog.Log // nil: none
+	accessLog *accesslog.Log  // nil: none
+	tracer    *tracing.Tracer // nil: likewise
 	handler   *gateway.Handler
 	public    []*server
 	admin     *operators // nil: none
@@ -137,6 +139,9 @@ func New(cfg *config.Config, o Options) (_ *App, err error) {
 		return nil, err
 	}
 	if err := a.openAccessLog(cfg); err != nil {
+		return nil, err
+	}
+	if err := a.openTracing(cfg); err != nil {
 		return nil, err
 	}
 	a.upstreams = &upstreams{
@@ -203,6 +208,7 @@ func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
 		Log:       a.log.With("component", "gateway"),
 		AccessLog: a.accessLog,
 		Metrics:   a.metrics,
+		Tracer:    a.tracer,
 		Limiter:   a.limiter,
 		Identity:  who,
 		Upstream:  p.get,
@@ -222,6 +228,9 @@ func (a *App) take(source string, cfg *config.Config, p *plan, table *gateway.Ta
 	drop()
 	if a.accessLog != nil {
 		a.accessLog.Configure(cfg.AccessLog)
+	}
+	if a.tracer != nil {
+		a.tracer.Configure(tracingRules(cfg.Tracing))
 	}
 	a.metrics.Declare(names(cfg))
 	a.metrics.ConfigLoaded(source, cfg.Hash, time.Now())
@@ -324,6 +333,9 @@ func (a *App) Run(ctx context.Context) (err error) {
 	a.parts.run("issuers' keys", a.keys.Run)
 	if a.accessLog != nil {
 		a.parts.run("access log", a.accessLog.Run)
+	}
+	if a.tracer != nil {
+		a.parts.run("tracing", a.tracer.Run)
 	}
 	for _, s := range a.public {
 		a.parts.run("listener "+s.name, s.serve)

@@ -21,10 +21,12 @@ import (
 
 // inside is a gateway in the test's own process.
 type inside struct {
-	t     testing.TB
-	app   *app.App
-	log   *lines
-	level *slog.LevelVar
+	t      testing.TB
+	app    *app.App
+	log    *lines
+	access *lines // the access log
+	stop   func() // goes down in order; the end of the test does too
+	level  *slog.LevelVar
 
 	mu   sync.Mutex
 	text string // of the configuration that a reload reads
@@ -66,14 +68,14 @@ routes:
 
 func startInside(t testing.TB, text string) *inside {
 	t.Helper()
-	in := &inside{t: t, text: text, log: &lines{}, level: new(slog.LevelVar)}
+	in := &inside{t: t, text: text, log: &lines{}, access: &lines{}, level: new(slog.LevelVar)}
 	cfg, err := in.load()
 	if err != nil {
 		t.Fatal(err)
 	}
 	in.app, err = app.New(cfg, app.Options{
 		Version: "v0.0.0-test", Log: slog.New(slog.NewTextHandler(in.log, &slog.HandlerOptions{Level: in.level})),
-		AccessLog: io.Discard, Level: in.level, Load: in.load,
+		AccessLog: in.access, Level: in.level, Load: in.load,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -81,13 +83,14 @@ func startInside(t testing.TB, text string) *inside {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- in.app.Run(ctx) }()
-	t.Cleanup(func() {
+	in.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("run: %v", err)
 		}
 		http.DefaultClient.CloseIdleConnections()
 	})
+	t.Cleanup(in.stop)
 	<-in.app.Ready()
 	return in
 }

@@ -228,5 +228,12 @@ func (a *App) metricsState() metrics.State {
 	if st := a.limiter.State(); st.Configured {
 		s.Redis = &metrics.RedisState{Up: st.Up}
 	}
+	if a.tracer != nil {
+		n := a.tracer.Stats()
+		s.Spans = &metrics.SpanCounts{Exported: n.Exported, Dropped: n.Dropped, Failed: n.Failed}
+	}
+	if a.accessLog != nil {
+		s.Lines = &metrics.LineCounts{Dropped: a.accessLog.Dropped()}
+	}
 	return s
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/middleware/recovery"
 	"github.com/proconsul/proconsul/pkg/middleware/requestid"
 	"github.com/proconsul/proconsul/pkg/middleware/secureheaders"
+	"github.com/proconsul/proconsul/pkg/middleware/tracing"
 )
 
 // step is one place in every route's chain. build returns nil where the route
@@ -45,6 +47,15 @@ func steps() []step {
 	return []step{
 		// First, so that every line, error and attempt carries the id.
 		{"request_id", func(buildInput) (middleware.Middleware, error) { return requestid.New(), nil }, explainRequestID},
+		// Outside the log and the metrics, which tell of the trace, and outside
+		// all that takes time, which its span covers. Inside request_id, whose id
+		// the span carries.
+		{"tracing", func(b buildInput) (middleware.Middleware, error) {
+			if b.deps.Tracer == nil {
+				return nil, nil
+			}
+			return tracing.New(b.deps.Tracer, b.pattern()), nil
+		}, explainTracing},
 		// Outside recovery: a request that panics is logged with its 500.
 		{"access_log", func(b buildInput) (middleware.Middleware, error) {
 			if b.deps.AccessLog == nil {
@@ -156,6 +167,14 @@ func (b buildInput) names() (route, upstream string) {
 		return "", ""
 	}
 	return b.route.Name, b.route.Upstream.Service
+}
+
+// pattern is what http.route calls the route.
+func (b buildInput) pattern() string {
+	if b.route == nil {
+		return ""
+	}
+	return cmp.Or(b.route.Match.Path, "/**")
 }
 
 // chain wraps last in the steps that the route uses.

@@ -390,6 +390,10 @@ func explainCORS(b buildInput, q *asked) Step {
 	return s
 }
 
+func explainTracing(b buildInput, q *asked) Step {
+	return Step{Text: b.deps.Tracer.Explain(q.r.Header, q.x.Trusted)}
+}
+
 func explainAuth(b buildInput, q *asked) Step {
 	cfg := *b.settings.Auth
 	var parts []string

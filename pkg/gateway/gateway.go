@@ -18,6 +18,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
 	"github.com/proconsul/proconsul/pkg/proxy"
+	"github.com/proconsul/proconsul/pkg/tracing"
 )
 
 // Deps is what routes are built from. Everything in it but Identity outlives a
@@ -26,6 +27,7 @@ type Deps struct {
 	Log       *slog.Logger
 	AccessLog *accesslog.Log // nil: none
 	Metrics   *metrics.Metrics
+	Tracer    *tracing.Tracer // nil: none
 	Limiter   *limiter.Limiter
 	Identity  *identity.Directory // of the configuration; nil where no route has auth
 

@@ -73,6 +73,8 @@ func state() metrics.State {
 		Routes: []metrics.RouteCount{{Source: "file", Count: 4}},
 		Consul: &metrics.ConsulState{Up: true, LastContact: time.Now(), Stale: 2},
 		Redis:  &metrics.RedisState{Up: true},
+		Spans:  &metrics.SpanCounts{Exported: 5, Dropped: 2, Failed: 3},
+		Lines:  &metrics.LineCounts{Dropped: 7},
 	}
 }
 
@@ -134,6 +136,8 @@ func TestMetricsHoldWhatHappened(t *testing.T) {
 		`proconsul_auth_decisions_total{method="idp",result="invalid"} 1`,
 		`proconsul_auth_decisions_total{method="idp",result="allowed"} 0`,
 		`proconsul_auth_decisions_total{method="_none",result="anonymous"} 1`,
+		`proconsul_trace_spans_total{result="dropped"} 2`,
+		`proconsul_access_log_dropped_total 7`,
 		`proconsul_consul_up 1`,
 		`proconsul_consul_watch_errors_total{watch="orders"} 1`,
 		`proconsul_catalog_stale_services 2`,

@@ -15,7 +15,15 @@ type State struct {
 	Consul    *ConsulState // nil: Consul is not used
 	Redis     *RedisState  // nil: Redis is not used
 	Draining  bool
+	Spans     *SpanCounts // nil: no tracing
+	Lines     *LineCounts // nil: no access log
 }
+
+// SpanCounts are spans by what became of them.
+type SpanCounts struct{ Exported, Dropped, Failed uint64 }
+
+// LineCounts are lines of the access log by what became of them.
+type LineCounts struct{ Dropped uint64 }
 
 // UpstreamState is one upstream.
 type UpstreamState struct {
@@ -73,13 +81,16 @@ type stateCollector struct {
 
 	instances, instInFlight, instWeight, instEjected *prometheus.Desc
 	breaker, consulUp, lastContact, stale, redisUp   *prometheus.Desc
-	routes, draining                                 *prometheus.Desc
+	routes, draining, spans, linesDropped            *prometheus.Desc
 }
 
 func newStateCollector(m *Metrics) *stateCollector {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		m.describe("gauge", name, help, labels)
+	typed := func(kind, name, help string, labels ...string) *prometheus.Desc {
+		m.describe(kind, name, help, labels)
 		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return typed("gauge", name, help, labels...)
 	}
 	return &stateCollector{
 		m:            m,
@@ -94,6 +105,8 @@ func newStateCollector(m *Metrics) *stateCollector {
 		redisUp:      desc("proconsul_redis_up", "1 while Redis answers."),
 		routes:       desc("proconsul_routes", "Routes by where they come from.", "source"),
 		draining:     desc("proconsul_draining", "1 while the gateway is draining before its end."),
+		spans:        typed("counter", "proconsul_trace_spans_total", "Spans by whether the collector has them.", "result"),
+		linesDropped: typed("counter", "proconsul_access_log_dropped_total", "Lines of the access log that came faster than they could be written, or could not be written."),
 	}
 }
 
@@ -101,7 +114,7 @@ func newStateCollector(m *Metrics) *stateCollector {
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.instances, c.instInFlight, c.instWeight, c.instEjected, c.breaker,
-		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining,
+		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining, c.spans, c.linesDropped,
 	} {
 		ch <- d
 	}
@@ -117,7 +130,18 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	out := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
 	out(c.draining, truth(s.Draining))
+	if s.Spans != nil {
+		count(c.spans, s.Spans.Exported, "exported")
+		count(c.spans, s.Spans.Dropped, "dropped")
+		count(c.spans, s.Spans.Failed, "failed")
+	}
+	if s.Lines != nil {
+		count(c.linesDropped, s.Lines.Dropped)
+	}
 	if s.Consul != nil {
 		since := s.Consul.LastContact
 		if since.IsZero() {

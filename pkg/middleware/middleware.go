@@ -39,9 +39,11 @@ type Middleware func(http.Handler) http.Handler
 // Attempt is one try of one instance, for the access log.
 type Attempt struct {
 	Instance string
+	Address  string // of the instance
 	Status   int    // 0 where no response arrived
 	Reason   string // why it failed; empty where it did not
 	Duration time.Duration
+	Detail   *Detail // nil: nobody follows the request
 }
 
 // Exchange is the account of one request and the one ResponseWriter wrapper
@@ -80,6 +82,9 @@ type Exchange struct {
 	Upstreamed time.Duration // time spent waiting for instances, all attempts
 	FirstByte  time.Duration // from Start to the response header; 0: none came
 	Hijacked   bool
+
+	Trace    *Trace // nil: no tracing
+	Followed bool   // tries are to have their Detail
 
 	tries [2]Attempt // what Attempts begins in; more tries than these are rare
 	used  Releaser
@@ -181,6 +186,22 @@ func (e *Exchange) FlushError() error {
 
 // Unwrap lets http.ResponseController reach Hijack and deadlines.
 func (e *Exchange) Unwrap() http.ResponseWriter { return e.w }
+
+// Told returns the status that the client was told, or would have been.
+// returned says whether the handler did, rather than give up on the answer.
+func (e *Exchange) Told(returned bool) int {
+	switch {
+	case e.Status != 0:
+		return e.Status
+	case e.Hijacked:
+		return http.StatusSwitchingProtocols
+	case e.Reason == problem.ClientCanceled:
+		return problem.StatusClientClosedRequest
+	case returned:
+		return http.StatusOK // net/http's own answer for a handler that said nothing
+	}
+	return http.StatusInternalServerError
+}
 
 // RecordProblem implements problem.Recorder.
 func (e *Exchange) RecordProblem(p *problem.Error) {

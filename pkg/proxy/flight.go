@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"maps"
@@ -44,6 +45,8 @@ type flight struct {
 	pick     balancer.Pick
 	picked   bool
 	instance string
+	address  string
+	detail   *middleware.Detail // nil: nobody follows the request
 	number   int
 	began    time.Time
 	latency  time.Duration
@@ -137,7 +140,7 @@ func (f *flight) run() {
 func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 	f.began = time.Now()
 	in := member.Instance()
-	f.instance = in.ID
+	f.instance, f.address = in.ID, in.Address
 	try := f.s.Response
 	if f.total > 0 {
 		left := f.total - f.began.Sub(f.start)
@@ -178,9 +181,13 @@ func (f *flight) request(address string) *http.Request {
 	if f.traced {
 		ctx = httptrace.WithClientTrace(ctx, &f.trace)
 	}
+	header := f.header
+	if f.x != nil && f.x.Followed {
+		header, ctx = f.follow(ctx)
+	}
 	out := (&http.Request{
 		Method: f.r.Method, URL: &u, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: f.header, Host: f.r.Host,
+		Header: header, Host: f.r.Host,
 	}).WithContext(ctx)
 	switch {
 	case f.h.own:
@@ -213,6 +220,20 @@ func (f *flight) request(address string) *http.Request {
 		}
 	}
 	return out
+}
+
+// follow begins the detailed account of a try, and tells the instance of the
+// try's own span.
+func (f *flight) follow(ctx context.Context) (http.Header, context.Context) {
+	f.detail = middleware.NewDetail(f.began)
+	header := f.header
+	if t := f.x.Trace; t != nil {
+		if f.number > 0 {
+			header = maps.Clone(header) // the transport of an earlier try may still read it
+		}
+		header["Traceparent"] = []string{t.Traceparent(f.detail.Span)}
+	}
+	return header, httptrace.WithClientTrace(ctx, f.detail.Hooks())
 }
 
 // checkAnswer refuses answers that cannot be passed on.
@@ -292,10 +313,13 @@ func (f *flight) report(status int, word, reason string, retried, noBudget bool)
 	if f.latency == 0 {
 		f.latency = time.Since(f.began)
 	}
+	if f.detail != nil && status != 0 {
+		f.detail.Answered()
+	}
 	if f.x != nil {
 		f.x.Instance = f.instance
 		f.x.Upstreamed += f.latency
-		f.x.Attempts = append(f.x.Attempts, middleware.Attempt{Instance: f.instance, Status: status, Reason: reason, Duration: f.latency})
+		f.x.Attempts = append(f.x.Attempts, middleware.Attempt{Instance: f.instance, Address: f.address, Status: status, Reason: reason, Duration: f.latency, Detail: f.detail})
 	}
 	if f.up.options.OnAttempt != nil {
 		f.up.options.OnAttempt(Attempt{
@@ -321,6 +345,10 @@ func (f *flight) broke(status int, retried, noBudget bool) {
 // settle tells the pool how the attempt ended. Only the first call of an
 // attempt counts.
 func (f *flight) settle(result balancer.Result) {
+	if f.detail != nil {
+		f.detail.End()
+		f.detail = nil
+	}
 	if f.picked {
 		f.picked = false
 		f.pick.Done(balancer.Outcome{Result: result, Latency: f.latency})

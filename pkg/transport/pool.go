@@ -201,7 +201,13 @@ func (h *host) dial(ctx context.Context, trace *httptrace.ClientTrace) (*conn, e
 	ctx, cancel := context.WithTimeout(ctx, h.t.o.ConnectTimeout)
 	defer cancel()
 	epoch := h.t.epoch.Load()
+	if trace != nil && trace.ConnectStart != nil {
+		trace.ConnectStart("tcp", h.addr)
+	}
 	nc, err := h.t.o.Dial(ctx, "tcp", h.addr)
+	if trace != nil && trace.ConnectDone != nil {
+		trace.ConnectDone("tcp", h.addr, err)
+	}
 	if err != nil {
 		return nil, &ConnectError{Addr: h.addr, Err: err}
 	}

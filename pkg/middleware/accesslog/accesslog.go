@@ -1,6 +1,7 @@
-// Package accesslog writes one line of JSON per request when it has ended. A
-// line holds no header field, no query string and no body, so that no secret
-// gets into it.
+// Package accesslog writes one line per request when it has ended, as JSON in
+// our keys or OpenTelemetry's, as Apache's common and combined formats, or by
+// a template. A line holds no query string, no credential and no body, and no
+// header field but those that a format is asked for.
 //
 // Requests never wait for the log: lines go into a bounded buffer that one
 // goroutine writes out, and what does not fit is dropped and counted.
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/middleware"
-	"github.com/proconsul/proconsul/pkg/problem"
 )
 
 // New returns the middleware that writes to log. It stands outside recovery,
@@ -26,12 +26,19 @@ func New(log *Log) middleware.Middleware {
 			}
 			// Handlers below may rewrite the request; the line is about what
 			// the client sent.
-			e := entry{x: x, method: r.Method, host: x.Host, path: x.Path, proto: r.Proto, aborted: true, trace: traceID(r.Header["Traceparent"])}
+			e := entry{x: x, form: log.form.Load(), method: r.Method, host: x.Host, path: x.Path, proto: r.Proto, peer: r.RemoteAddr, aborted: true}
 			if e.host == "" {
 				e.host = r.Host
 			}
 			if e.path == "" {
 				e.path = r.URL.EscapedPath()
+			}
+			if x.Trace == nil {
+				// Not ours, but what instances may log too.
+				e.claimed, _, _, _ = middleware.ParseTraceparent(r.Header["Traceparent"])
+			}
+			if e.form.fields != nil {
+				e.header = e.form.keep(r.Header)
 			}
 			// Deferred, because a handler that cannot finish an answer panics
 			// with http.ErrAbortHandler.
@@ -44,36 +51,23 @@ func New(log *Log) middleware.Middleware {
 
 // entry is what a line is made of.
 type entry struct {
-	x                                *middleware.Exchange
-	method, host, path, proto, trace string
-	aborted                          bool // the handler gave up on the answer
+	x                         *middleware.Exchange
+	form                      *form // as it was when the request came
+	method, host, path, proto string
+	peer                      string
+	claimed                   middleware.TraceID // zero: none
+	header                    []string           // values of the fields that the format names
+	aborted                   bool               // the handler gave up on the answer
 }
 
 // status is what the client was told, or would have been.
-func (e *entry) status() int {
-	switch {
-	case e.x.Status != 0:
-		return e.x.Status
-	case e.x.Hijacked:
-		return http.StatusSwitchingProtocols
-	case e.x.Reason == problem.ClientCanceled:
-		return problem.StatusClientClosedRequest
-	case e.aborted:
-		return http.StatusInternalServerError
-	}
-	return http.StatusOK // net/http's own answer for a handler that said nothing
-}
+func (e *entry) status() int { return e.x.Told(!e.aborted) }
 
-// traceID returns the trace id of a W3C traceparent field, or nothing.
-func traceID(field []string) string {
-	if len(field) != 1 || len(field[0]) < 55 || field[0][2] != '-' || field[0][35] != '-' {
-		return ""
+// trace returns the id of the request's trace, and of the gateway's span in it
+// where there is one.
+func (e *entry) trace() (id middleware.TraceID, span middleware.SpanID) {
+	if t := e.x.Trace; t != nil {
+		return t.ID, t.Span
 	}
-	id := field[0][3:35]
-	for i := range len(id) {
-		if c := id[i]; !('0' <= c && c <= '9' || 'a' <= c && c <= 'f') {
-			return ""
-		}
-	}
-	return id
+	return e.claimed, span
 }

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"reflect"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -300,4 +301,131 @@ func BenchmarkLine(b *testing.B) {
 	}
 	cancel()
 	<-done
+}
+
+// text serves one hostile and full request through a log of that form.
+func text(t *testing.T, c config.AccessLog, x *middleware.Exchange, r *http.Request) string {
+	t.Helper()
+	c.Sample = 100
+	var out bytes.Buffer
+	l := accesslog.NewLog(&out, c, quiet)
+	request(l, x, r, func(w http.ResponseWriter, r *http.Request) {
+		clear(r.Header) // as the proxy uses it up
+		w.WriteHeader(201)
+		_, _ = io.WriteString(w, "hello")
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = l.Run(ctx)
+	return out.String()
+}
+
+func full() (*middleware.Exchange, *http.Request) {
+	x := middleware.NewExchange(httptest.NewRecorder(), time.Now())
+	x.RequestID, x.ClientIP, x.Host, x.Path, x.Scheme = "id-1", netip.MustParseAddr("203.0.113.9"), "shop.test", "/a", "https"
+	x.Route, x.Upstream, x.Instance, x.Consumer, x.RateLimit = "orders", "orders-up", "n/i1", "acme", "allowed"
+	x.Attempts = []middleware.Attempt{{Instance: "n/i0", Address: "10.0.0.1:80"}, {Instance: "n/i1", Address: "10.0.0.2:80"}}
+	x.Trace = &middleware.Trace{ID: middleware.TraceID{1}, Span: middleware.SpanID{2}}
+	r := httptest.NewRequest("GET", "/a?token=secret", nil)
+	r.RemoteAddr = "10.9.9.9:4711"
+	r.Header.Set("User-Agent", `curl/8 "quoted"`)
+	r.Header.Set("Referer", "https://shop.test/page?key=secret")
+	r.Header.Set("Authorization", "secret")
+	return x, r
+}
+
+func TestForms(t *testing.T) {
+	const id, span = "01000000000000000000000000000000", "0200000000000000"
+	tests := []struct {
+		name string
+		c    config.AccessLog
+		want string // a regular expression for the whole
+	}{
+		{"clf", config.AccessLog{Format: "clf"}, `^203\.0\.113\.9 - acme \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\] "GET /a HTTP/1\.1" 201 5\n$`},
+		{"combined", config.AccessLog{Format: "combined"}, `^203\.0\.113\.9 - acme \[[^]]+\] "GET /a HTTP/1\.1" 201 5 "https://shop\.test/page" "curl/8 \\"quoted\\""\n$`},
+		{"otel", config.AccessLog{Format: "otel"}, `^\{"timestamp":"[^"]+","trace_id":"` + id + `","span_id":"` + span + `","client\.address":"203\.0\.113\.9","http\.request\.method":"GET","url\.scheme":"https","server\.address":"shop\.test","url\.path":"/a","network\.protocol\.version":"1\.1","http\.response\.status_code":201,"http\.request\.body\.size":0,"http\.response\.body\.size":5,"http\.server\.request\.duration":[0-9.]+,"proconsul\.request_id":"id-1","proconsul\.consumer":"acme","proconsul\.route":"orders","proconsul\.upstream":"orders-up","proconsul\.instance":"n/i1","proconsul\.ratelimit":"allowed","proconsul\.tries":2\}\n$`},
+		{"template", config.AccessLog{Format: "template", Template: `$$ $remote_host $remote_addr "$request" $response_status/$response_body_size $route $upstream_service $upstream_instance $upstream_addr $upstream_tries $trace_id $span_id $reason "$header.user-agent" end`},
+			`^\$ 203\.0\.113\.9 10\.9\.9\.9:4711 "GET /a HTTP/1\.1" 201/5 orders orders-up n/i1 10\.0\.0\.2:80 2 ` + id + ` ` + span + ` - "curl/8 \\"quoted\\"" end\n$`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			x, r := full()
+			got := text(t, tt.c, x, r)
+			if !regexp.MustCompile(tt.want).MatchString(got) {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+			if strings.Contains(got, "secret") {
+				t.Errorf("a secret shows: %s", got)
+			}
+		})
+	}
+}
+
+// Every variable that the configuration takes has a value, and no other.
+func TestEveryVariableHasAValue(t *testing.T) {
+	for _, v := range config.LogVariables() {
+		x, r := full()
+		x.FirstByte, x.Cache, x.Reason = time.Millisecond, "hit", "upstream_reset"
+		if got := text(t, config.AccessLog{Format: "template", Template: v}, x, r); got == "-\n" || strings.Contains(got, "$") || len(got) < 2 {
+			t.Errorf("%s is %q", v, got)
+		}
+	}
+}
+
+// Whatever a client sends is one line in every form, and its values stay
+// inside their quotes.
+func TestNoFormIsForged(t *testing.T) {
+	hostile := "a\" 200 5\n203.0.113.1 - - \x1b[31m\r\u2028\u0085\xff\\"
+	for _, c := range []config.AccessLog{{Format: "json"}, {Format: "otel"}, {Format: "clf"}, {Format: "combined"},
+		{Format: "template", Template: `$request_method $request_uri "$request_host" $header.User-Agent "$header.X-Any" $request_id`}} {
+		x, r := full()
+		x.Path, x.Host = hostile, hostile
+		r.Method = hostile
+		r.Header["User-Agent"], r.Header["X-Any"], r.Header["Referer"] = []string{hostile}, []string{hostile}, []string{hostile}
+		got := text(t, c, x, r)
+		if strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "\n") {
+			t.Errorf("%s: not one line: %q", c.Format, got)
+		}
+		for _, b := range strings.TrimSuffix(got, "\n") {
+			if b < 0x20 || b >= 0x7f && b < 0xa0 || b == 0x2028 || b == 0xfffd {
+				t.Errorf("%s: %q stands in %q", c.Format, b, got)
+			}
+		}
+		if (c.Format == "json" || c.Format == "otel") != json.Valid([]byte(got)) {
+			t.Errorf("%s: JSON? %q", c.Format, got)
+		}
+		bare := strings.NewReplacer(`\\`, "", `\"`, "").Replace(got)
+		if strings.Count(bare, `"`)%2 != 0 {
+			t.Errorf("%s: quotes are broken: %q", c.Format, got)
+		}
+	}
+}
+
+func TestTheFilter(t *testing.T) {
+	filter := &config.AccessLogFilter{Status: []string{"404", "410-429"}, MinDuration: time.Minute, Retried: true}
+	tests := []struct {
+		name string
+		h    func(x *middleware.Exchange)
+		want bool
+	}{
+		{"ordinary", func(x *middleware.Exchange) { x.WriteHeader(200) }, false},
+		{"a status", func(x *middleware.Exchange) { x.WriteHeader(404) }, true},
+		{"in a range", func(x *middleware.Exchange) { x.WriteHeader(418) }, true},
+		{"beside the range", func(x *middleware.Exchange) { x.WriteHeader(409) }, false},
+		{"retried", func(x *middleware.Exchange) { x.Attempts = make([]middleware.Attempt, 2) }, true},
+		{"tried once", func(x *middleware.Exchange) { x.Attempts = make([]middleware.Attempt, 1) }, false},
+		{"long", func(x *middleware.Exchange) { x.Start = x.Start.Add(-time.Hour) }, true},
+		{"failed", func(x *middleware.Exchange) { x.WriteHeader(503) }, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := lines(t, config.AccessLog{Sample: 100, Filter: filter}, func(l *accesslog.Log) {
+				x := middleware.NewExchange(httptest.NewRecorder(), time.Now())
+				request(l, x, httptest.NewRequest("GET", "/", nil), func(http.ResponseWriter, *http.Request) { tt.h(x) })
+			})
+			if (len(got) == 1) != tt.want {
+				t.Errorf("got %d lines, want one: %v", len(got), tt.want)
+			}
+		})
+	}
 }

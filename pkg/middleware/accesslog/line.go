@@ -1,9 +1,12 @@
 package accesslog
 
 import (
+	"encoding/hex"
 	"strconv"
 	"time"
 	"unicode/utf8"
+
+	"github.com/proconsul/proconsul/pkg/middleware"
 )
 
 // appendLine appends the request's line. Keys of which there is nothing to say
@@ -11,10 +14,10 @@ import (
 func appendLine(b []byte, e *entry, end time.Time) []byte {
 	x := e.x
 	b = append(b, `{"time":"`...)
-	b = x.Start.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z07:00")
+	b = x.Start.UTC().AppendFormat(b, millisTime)
 	b = append(b, '"')
 	b = appendText(b, "request_id", x.RequestID)
-	b = appendText(b, "trace_id", e.trace)
+	b = appendTrace(b, e)
 	if x.ClientIP.IsValid() {
 		b = append(b, `,"client_ip":"`...)
 		b = x.ClientIP.AppendTo(b)
@@ -66,6 +69,18 @@ func appendLine(b []byte, e *entry, end time.Time) []byte {
 		b = append(b, `,"aborted":true`...)
 	}
 	return append(b, '}', '\n')
+}
+
+func appendTrace(b []byte, e *entry) []byte {
+	id, span := e.trace()
+	if id == (middleware.TraceID{}) {
+		return b
+	}
+	b = hex.AppendEncode(append(b, `,"trace_id":"`...), id[:])
+	if span != (middleware.SpanID{}) {
+		b = hex.AppendEncode(append(b, `","span_id":"`...), span[:])
+	}
+	return append(b, '"')
 }
 
 func appendText(b []byte, key, value string) []byte {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,7 +25,7 @@ const (
 type Log struct {
 	out     io.Writer
 	log     *slog.Logger
-	rules   atomic.Pointer[config.AccessLog]
+	form    atomic.Pointer[form]
 	dropped atomic.Uint64
 	wake    chan struct{}
 	lines   sync.Pool // of *[]byte
@@ -44,8 +45,8 @@ func NewLog(out io.Writer, c config.AccessLog, log *slog.Logger) *Log {
 	return l
 }
 
-// Configure replaces the rules for what is worth a line.
-func (l *Log) Configure(c config.AccessLog) { l.rules.Store(&c) }
+// Configure replaces the rules for what is worth a line, and how lines look.
+func (l *Log) Configure(c config.AccessLog) { l.form.Store(newForm(c)) }
 
 // Dropped returns how many lines were lost, because they came faster than they
 // could be written or because writing failed.
@@ -103,12 +104,18 @@ func (l *Log) flush() (wrote bool, err error) {
 // write gives a request its line, if it is worth one.
 func (l *Log) write(e *entry) {
 	end := time.Now()
-	c := l.rules.Load()
-	if c.Disabled || !wanted(c, e, end.Sub(e.x.Start)) {
+	f := e.form
+	if f.Disabled || !f.wanted(e, end.Sub(e.x.Start)) {
 		return
 	}
 	p := l.lines.Get().(*[]byte)
-	line := appendLine((*p)[:0], e, end)
+	var line []byte
+	if f.line == nil {
+		line = appendLine((*p)[:0], e, end)
+	} else {
+		own := *e // what a function value is given is on the heap, and e is of every request
+		line = f.line((*p)[:0], &own, end)
+	}
 	l.mu.Lock()
 	fits := len(l.buf)+len(line) <= maxBuffer
 	if fits {
@@ -133,9 +140,23 @@ func (l *Log) write(e *entry) {
 }
 
 // wanted reports whether a request is worth a line: what failed, was slow or
-// was limited always is, the rest by chance.
-func wanted(c *config.AccessLog, e *entry, took time.Duration) bool {
-	return c.Sample >= 100 || e.status() >= 500 || e.aborted || e.status() == http.StatusTooManyRequests ||
-		e.x.RateLimit == "limited" || c.Slow > 0 && took >= c.Slow && !e.x.Hijacked ||
-		rand.Float64() < c.Sample.Fraction()
+// was limited always is, what the filter asks for by chance.
+func (f *form) wanted(e *entry, took time.Duration) bool {
+	if e.status() >= 500 || e.aborted || e.status() == http.StatusTooManyRequests || e.x.RateLimit == "limited" ||
+		f.Slow > 0 && took >= f.Slow && !e.x.Hijacked {
+		return true
+	}
+	return f.passes(e, took) && (f.Sample >= 100 || rand.Float64() < f.Sample.Fraction())
+}
+
+// passes reports whether a request meets a condition of the filter.
+func (f *form) passes(e *entry, took time.Duration) bool {
+	switch status := e.status(); {
+	case f.Filter == nil,
+		f.Filter.Retried && len(e.x.Attempts) > 1,
+		f.Filter.MinDuration > 0 && took >= f.Filter.MinDuration,
+		slices.ContainsFunc(f.statuses, func(s [2]int) bool { return s[0] <= status && status <= s[1] }):
+		return true
+	}
+	return false
 }

@@ -43,7 +43,7 @@ func account(ex *middleware.Exchange, method string, returned bool) metrics.Requ
 	took := time.Since(ex.Start)
 	q := metrics.Request{
 		Method:   method,
-		Status:   status(ex, returned),
+		Status:   ex.Told(returned),
 		Duration: took,
 		BytesIn:  ex.BytesIn,
 		BytesOut: ex.Bytes,
@@ -63,19 +63,4 @@ func account(ex *middleware.Exchange, method string, returned bool) metrics.Requ
 		q.Overhead = max(0, took-ex.Upstreamed)
 	}
 	return q
-}
-
-// status is what the client was told, or would have been.
-func status(ex *middleware.Exchange, returned bool) int {
-	switch {
-	case ex.Status != 0:
-		return ex.Status
-	case ex.Hijacked:
-		return http.StatusSwitchingProtocols
-	case ex.Reason == problem.ClientCanceled:
-		return problem.StatusClientClosedRequest
-	case returned:
-		return http.StatusOK // net/http's own answer for a handler that said nothing
-	}
-	return http.StatusInternalServerError
 }

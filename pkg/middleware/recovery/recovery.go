@@ -39,6 +39,9 @@ func answer(log *slog.Logger, w http.ResponseWriter, r *http.Request, v any) {
 	x := middleware.Of(w)
 	if x != nil {
 		attrs = append(attrs, "request_id", x.RequestID, "route", x.Route, "upstream", x.Upstream)
+		if t := x.Trace; t != nil {
+			attrs = append(attrs, "trace_id", t.ID.String(), "span_id", t.Span.String())
+		}
 		begun = x.Status != 0 || x.Hijacked
 	}
 	log.Error("handler panicked", attrs...)

@@ -1,0 +1,37 @@
+// Package tracing gives each request its place in a distributed trace when it
+// comes, and makes its spans when it has ended. Without a tracer it is not in
+// the chain.
+package tracing
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/tracing"
+)
+
+// New returns the middleware; route is the pattern that requests have matched,
+// or nothing.
+func New(t *tracing.Tracer, route string) middleware.Middleware {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			x := middleware.Of(w)
+			if x == nil { // outside the gateway, as in a test of one handler
+				x = middleware.NewExchange(w, time.Now())
+				w = x
+			}
+			q := tracing.Request{Method: r.Method, Proto: r.ProtoMajor, Route: route} // handlers below may rewrite it
+			t.Begin(x, r)
+			returned := false
+			// Deferred, because a handler that gives up on an answer that is
+			// under way panics with http.ErrAbortHandler.
+			defer func() {
+				q.Status, q.End = x.Told(returned), time.Now()
+				t.End(x, q)
+			}()
+			next.ServeHTTP(w, r)
+			returned = true
+		})
+	}
+}
