@@ -17,7 +17,7 @@ import (
 type form struct {
 	config.AccessLog
 	statuses [][2]int
-	fields   []string // header fields that lines name, canonical; nil: none
+	fields   []string                                       // header fields that lines name, canonical; nil: none
 	line     func(b []byte, e *entry, end time.Time) []byte // nil: appendLine
 }
 
