@@ -149,6 +149,7 @@ func (b *builder) checkListen(c *Config) {
 			b.bad(addr, l.Addr, CodeContradicts, "is the address of "+other+" too", "")
 		}
 		taken[l.Addr] = addr
+		b.checkListenTLS(p, l)
 		if l.Limits.MaxInFlight == 0 && l.Limits.MaxQueue > 0 && b.written(join(p, "limits.max_queue")) {
 			b.warn(join(p, "limits.max_queue"), CodeNoEffect, join(p, "limits.max_queue")+" has no effect: max_in_flight is 0, so nobody waits", "")
 		}

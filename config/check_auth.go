@@ -12,6 +12,7 @@ import (
 const (
 	MethodAPIKey = "api-key"
 	MethodBasic  = "basic"
+	MethodMTLS   = "mtls"
 )
 
 // Methods returns the methods of auth and those that exist without being
@@ -27,6 +28,9 @@ func (c *Config) Methods() []AuthMethod {
 	}
 	if !has(MethodBasic) {
 		out = append(out, AuthMethod{Name: MethodBasic, Basic: &BasicMethod{}})
+	}
+	if !has(MethodMTLS) {
+		out = append(out, AuthMethod{Name: MethodMTLS, MTLS: &MTLSMethod{ConsumerFrom: "none"}})
 	}
 	return out
 }
@@ -48,7 +52,7 @@ func (b *builder) identifier(path, name string) {
 func (b *builder) checkConsumers(c *Config) {
 	b.unique("consumers", len(c.Consumers), func(i int) string { return c.Consumers[i].Name })
 	keys, ids, logins := map[string]string{}, map[string]string{}, map[string]string{}
-	claims := map[ConsumerClaim]string{}
+	claims, certs := map[ConsumerClaim]string{}, map[ConsumerCert]string{}
 	for i, k := range c.Consumers {
 		p := at("consumers", i)
 		b.identifier(join(p, "name"), k.Name)
@@ -87,7 +91,36 @@ func (b *builder) checkConsumers(c *Config) {
 			}
 			claims[claim] = jp
 		}
+		for j, cert := range k.MTLS {
+			b.checkConsumerCert(certs, at(join(p, "mtls"), j), cert)
+		}
 	}
+}
+
+func (b *builder) checkConsumerCert(seen map[ConsumerCert]string, path string, c ConsumerCert) {
+	given := 0
+	for _, text := range []string{c.Subject, c.SAN, c.SPIFFE} {
+		if text != "" {
+			given++
+		}
+	}
+	if given != 1 {
+		if b.sound(path) {
+			b.fault(Fault{Path: path, Code: CodeContradicts, Message: fmt.Sprintf("%s has %d of subject, san and spiffe, and needs exactly one", path, given)})
+		}
+		return
+	}
+	if c.SPIFFE != "" {
+		u, err := url.Parse(c.SPIFFE)
+		if err != nil || u.Scheme != "spiffe" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Port() != "" {
+			b.bad(join(path, "spiffe"), c.SPIFFE, CodeFormat, "is no SPIFFE id (want spiffe://TRUST-DOMAIN/PATH)", "")
+		}
+	}
+	if first, ok := seen[c]; ok {
+		b.bad(path, c.Subject+c.SAN+c.SPIFFE, CodeNameTwice, "makes a certificate two consumers: "+first+" has the same", "")
+		return
+	}
+	seen[c] = path
 }
 
 // taken reports a value that an earlier element of any consumer has.
@@ -133,13 +166,13 @@ func (b *builder) checkMethods(c *Config) {
 		}
 		b.identifier(join(p, "name"), m.Name)
 		kinds := 0
-		for _, has := range []bool{m.APIKey != nil, m.JWT != nil, m.Basic != nil} {
+		for _, has := range []bool{m.APIKey != nil, m.JWT != nil, m.Basic != nil, m.MTLS != nil} {
 			if has {
 				kinds++
 			}
 		}
 		if kinds != 1 && b.sound(p) {
-			b.fault(Fault{Path: p, Code: CodeContradicts, Message: fmt.Sprintf("%s has %d of api_key, jwt and basic, and needs exactly one", b.label(p), kinds)})
+			b.fault(Fault{Path: p, Code: CodeContradicts, Message: fmt.Sprintf("%s has %d of api_key, jwt, basic and mtls, and needs exactly one", b.label(p), kinds)})
 		}
 		if k := m.APIKey; k != nil {
 			kp := join(p, "api_key")
@@ -156,6 +189,19 @@ func (b *builder) checkMethods(c *Config) {
 		if m.JWT != nil {
 			b.checkJWT(join(p, "jwt"), *m.JWT)
 		}
+		if m.MTLS != nil {
+			b.checkMTLS(c, join(p, "mtls"), *m.MTLS)
+		}
+	}
+}
+
+func (b *builder) checkMTLS(c *Config, path string, m MTLSMethod) {
+	if m.ConsumerPrefix != "" {
+		b.identifier(join(path, "consumer_prefix"), m.ConsumerPrefix)
+	}
+	asked := func(l Listen) bool { return l.TLS != nil && l.TLS.ClientAuth != "none" }
+	if !slices.ContainsFunc(c.Listen, asked) {
+		b.warn(path, CodeNoEffect, path+" knows nobody: no listener asks for client certificates", "write tls: {client_auth: optional, client_ca_file: ...} at a listener")
 	}
 }
 

@@ -5,6 +5,7 @@
 package config
 
 import (
+	"bytes"
 	"net/netip"
 	"strings"
 	"time"
@@ -42,16 +43,47 @@ type Config struct {
 	Warnings *Faults `yaml:"-"`
 
 	origins map[string]origin // by key path, for Print
+
+	// referenced is a hash of what ${file:...} put in. It stays here: together
+	// with the text it would let secrets be guessed.
+	referenced []byte
 }
 
-// Listen is one public listener. Clear listeners speak HTTP/1.1 and h2c.
+// Same reports whether another configuration was read from the same bytes, in
+// its own files and in those that it refers to.
+func (c *Config) Same(other *Config) bool {
+	return c.Hash == other.Hash && bytes.Equal(c.referenced, other.referenced)
+}
+
+// Listen is one public listener. Clear listeners speak HTTP/1.1 and h2c, those
+// with tls HTTP/1.1 and HTTP/2 over it.
 type Listen struct {
-	Name           string         `yaml:"name"`                             // for logs and messages; empty: the address
-	Addr           string         `yaml:"addr" required:"true"`             // HOST:PORT; without HOST every address
-	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`                  // whose forwarding headers are believed
-	EncodedSlash   string         `yaml:"encoded_slash" enum:"reject|keep"` // what to do with %2F in a path
-	Limits         ListenLimits   `yaml:"limits"`                           // what clients can make the gateway hold
-	Timeouts       ListenTimeouts `yaml:"timeouts"`                         // how long a client may take
+	Name           string         `yaml:"name"`                                // for logs and messages; empty: the address
+	Addr           string         `yaml:"addr" required:"true"`                // HOST:PORT; without HOST every address
+	TLS            *ListenTLS     `yaml:"tls"`                                 // absent: clear
+	RedirectToTLS  int            `yaml:"redirect_to_tls" min:"0" max:"65535"` // port that clients of this clear listener are sent to with 308, as 443; 0: they are served
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`                     // whose forwarding headers are believed
+	EncodedSlash   string         `yaml:"encoded_slash" enum:"reject|keep"`    // what to do with %2F in a path
+	Limits         ListenLimits   `yaml:"limits"`                              // what clients can make the gateway hold
+	Timeouts       ListenTimeouts `yaml:"timeouts"`                            // how long a client may take
+}
+
+// ListenTLS makes a listener speak TLS. Its files are followed: a renewed
+// certificate is used at once, and one that cannot be used leaves the old in
+// place.
+type ListenTLS struct {
+	CertDir           string        `yaml:"cert_dir"`                                  // every NAME.crt or NAME.pem in it, with its key in NAME.key or in the same file; default.* is for names that no certificate is for
+	Certificates      []Certificate `yaml:"certificates"`                              // files of their own; the first one is for names that no certificate is for
+	MinVersion        string        `yaml:"min_version" enum:"1.2|1.3"`                // of TLS
+	ClientAuth        string        `yaml:"client_auth" enum:"none|optional|required"` // whether clients show a certificate; one that is shown has to be valid
+	ClientCAFile      string        `yaml:"client_ca_file"`                            // PEM bundle of those who issue clients' certificates
+	ForwardClientCert bool          `yaml:"forward_client_cert"`                       // tell instances of the client's certificate in X-Client-Cert-*
+}
+
+// Certificate is a certificate with its chain, and its key, in PEM.
+type Certificate struct {
+	CertFile string `yaml:"cert_file" required:"true"` // the certificate, then its chain
+	KeyFile  string `yaml:"key_file"`                  // empty: cert_file has the key too
 }
 
 // ListenLimits bound what one client, or all, can make the gateway hold.
@@ -67,7 +99,7 @@ type ListenLimits struct {
 
 // ListenTimeouts bound how long a client may take.
 type ListenTimeouts struct {
-	ReadHeader time.Duration `yaml:"read_header" min:"100ms" max:"10m"` // request line and header
+	ReadHeader time.Duration `yaml:"read_header" min:"100ms" max:"10m"` // request line and header, and before them the TLS handshake
 	Idle       time.Duration `yaml:"idle"`                              // how long a connection may stay without a request
 	BodyRead   time.Duration `yaml:"body_read"`                         // between two reads of a request body; 0: none
 }
@@ -155,6 +187,7 @@ type Consumer struct {
 	APIKeys []APIKey        `yaml:"api_keys"`             // keys that are this consumer; several while one is replaced
 	Basic   []BasicLogin    `yaml:"basic"`                // names and passwords that are this consumer
 	JWT     []ConsumerClaim `yaml:"jwt"`                  // tokens that are this consumer, by a claim
+	MTLS    []ConsumerCert  `yaml:"mtls"`                 // client certificates that are this consumer
 }
 
 // APIKey is an API key as the gateway stores it: proconsul keys new makes one.
@@ -176,13 +209,22 @@ type ConsumerClaim struct {
 	Equals string `yaml:"equals" required:"true"` // the claim's text, or one of its list
 }
 
+// ConsumerCert makes client certificates a consumer's, by exactly one of its
+// keys.
+type ConsumerCert struct {
+	Subject string `yaml:"subject"` // the common name, or the whole name as "CN=orders,O=Example"
+	SAN     string `yaml:"san"`     // one of its alternative names: DNS name, e-mail address, IP address or URI
+	SPIFFE  string `yaml:"spiffe"`  // its SPIFFE id, as spiffe://example.org/orders
+}
+
 // AuthMethod is a named way to find out who calls: exactly one of its
-// sections. The methods api-key and basic exist without being written.
+// sections. The methods api-key, basic and mtls exist without being written.
 type AuthMethod struct {
 	Name   string        `yaml:"name" required:"true"` // what routes ask for it by
 	APIKey *APIKeyMethod `yaml:"api_key"`              // a key in a header field or query parameter
 	JWT    *JWTMethod    `yaml:"jwt"`                  // a signed token of an issuer
 	Basic  *BasicMethod  `yaml:"basic"`                // user name and password (RFC 7617)
+	MTLS   *MTLSMethod   `yaml:"mtls"`                 // a client certificate, on listeners with client_auth
 }
 
 // APIKeyMethod says where the key stands.
@@ -194,6 +236,13 @@ type APIKeyMethod struct {
 // BasicMethod asks for user name and password.
 type BasicMethod struct {
 	Realm string `yaml:"realm"` // what browsers show; empty: proconsul
+}
+
+// MTLSMethod knows callers by the client certificate that the listener has
+// verified.
+type MTLSMethod struct {
+	ConsumerFrom   string `yaml:"consumer_from" enum:"none|common_name|dns|email|uri|spiffe"` // what names the caller where no consumer's mtls matches; none: it is refused
+	ConsumerPrefix string `yaml:"consumer_prefix"`                                            // in front of that name, to tell issuers apart
 }
 
 // JWTMethod says which tokens are accepted (RFC 7519), from Authorization:

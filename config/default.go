@@ -183,6 +183,10 @@ func elementDefault(t reflect.Type) reflect.Value {
 		v = DefaultJWT()
 	case reflect.TypeFor[APIKeyMethod]():
 		v = DefaultAPIKey()
+	case reflect.TypeFor[MTLSMethod]():
+		v = MTLSMethod{ConsumerFrom: "none"}
+	case reflect.TypeFor[ListenTLS]():
+		v = ListenTLS{MinVersion: "1.2", ClientAuth: "none"}
 	case reflect.TypeFor[Static]():
 		v = Static{Weight: 1}
 	case reflect.TypeFor[AdminToken]():

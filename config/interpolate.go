@@ -79,7 +79,11 @@ func (b *builder) reference(inner, dir string) (string, error) {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(dir, name)
 	}
+	if b.o.OnFile != nil {
+		b.o.OnFile(name)
+	}
 	text, err := readBounded(name, maxReferenced)
+	fmt.Fprintf(b.referenced, "%s\x00%d\x00%s", name, len(text), text)
 	if err != nil {
 		return "", &formatError{CodeInterpolate, fmt.Sprintf("needs the file %s: %s", name, readReason(err)), "mount it, or check its permissions"}
 	}

@@ -22,6 +22,10 @@ type LoadOptions struct {
 	// HideOutside masks everything that came through ${...}, not only what came
 	// from files: for text whose author may not see this process's environment.
 	HideOutside bool
+
+	// OnFile is told of each file that ${file:...} names, whether it can be read
+	// or not; it may be nil.
+	OnFile func(path string)
 }
 
 // Load reads the file, or all *.yaml, *.yml and *.json files of the directory,
@@ -65,6 +69,7 @@ func load(name string, sources []*source, o LoadOptions) (*Config, error) {
 		return nil, fmt.Errorf("decode %s: %w", name, err)
 	}
 	c.Source, c.Hash = name, hashOf(sources)
+	c.referenced = b.referenced.Sum(nil)
 	b.canonicalise(c)
 	b.check(c)
 	faults := b.finish()

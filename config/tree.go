@@ -2,8 +2,10 @@ package config
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -32,6 +34,8 @@ type builder struct {
 	nodes   int
 	methods []AuthMethod // all there are, for references
 	stopped bool         // a bound was passed
+
+	referenced hash.Hash // of what ${file:...} put in
 }
 
 // place is where a key path stands.
@@ -48,7 +52,7 @@ func newBuilder(o LoadOptions, sources []*source) *builder {
 		o: o, sources: sources,
 		tree: map[string]any{}, places: map[string]place{}, names: map[string]string{},
 		meant: map[string]bool{}, unsound: map[string]bool{}, broken: map[string]bool{},
-		fields: map[reflect.Type][]field{},
+		fields: map[reflect.Type][]field{}, referenced: sha256.New(),
 	}
 }
 

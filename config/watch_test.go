@@ -19,10 +19,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // watching runs Watch until the test ends and counts its calls.
 func watching(t *testing.T, path string) (calls *atomic.Int32) {
 	t.Helper()
+	return watchingAlso(t, path, nil)
+}
+
+func watchingAlso(t *testing.T, path string, also func() []string) (calls *atomic.Int32) {
+	t.Helper()
 	calls = new(atomic.Int32)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- config.Watch(ctx, path, func() { calls.Add(1) }) }()
+	go func() { done <- config.Watch(ctx, path, also, func() { calls.Add(1) }) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -140,7 +145,7 @@ func TestWatch(t *testing.T) {
 		calls := new(atomic.Int32)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- config.Watch(ctx, file, func() { calls.Add(1) }) }()
+		go func() { done <- config.Watch(ctx, file, nil, func() { calls.Add(1) }) }()
 		swaps := 1
 		if !until(10*time.Second, func() bool {
 			if swaps < 9 {
@@ -197,7 +202,7 @@ func TestWatch(t *testing.T) {
 	})
 	t.Run("nothing there", func(t *testing.T) {
 		t.Parallel()
-		if err := config.Watch(t.Context(), filepath.Join(t.TempDir(), "none"), func() {}); err == nil {
+		if err := config.Watch(t.Context(), filepath.Join(t.TempDir(), "none"), nil, func() {}); err == nil {
 			t.Error("Watch of nothing succeeded")
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +23,9 @@ import (
 type configFlags struct {
 	path string
 	set  []string
+
+	mu   sync.Mutex
+	refs []string // files that the text read last refers to
 }
 
 func (f *configFlags) add(cmd *cobra.Command) {
@@ -77,7 +81,21 @@ func (f *configFlags) read() (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	var refs []string
+	o.OnFile = func(path string) { refs = append(refs, path) }
+	defer func() {
+		f.mu.Lock()
+		f.refs = refs // also of what was refused: a file that was missing may come
+		f.mu.Unlock()
+	}()
 	return config.Load(f.path, o)
+}
+
+// referenced lists the files that the configuration refers to.
+func (f *configFlags) referenced() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.refs)
 }
 
 // parse reads a text as load reads the file, beside which it may stand.
@@ -145,7 +163,7 @@ configuration, reloads; a configuration that is not valid changes nothing.`,
 }
 
 // watcher calls its argument after SIGHUP and, with files, after a change of
-// the configuration's directory.
+// the configuration or of a file that it refers to.
 func (f *configFlags) watcher(files bool) func(ctx context.Context, changed func(source string)) error {
 	return func(ctx context.Context, changed func(source string)) error {
 		hup := make(chan os.Signal, 1)
@@ -155,7 +173,7 @@ func (f *configFlags) watcher(files bool) func(ctx context.Context, changed func
 		defer wg.Wait()
 		failed := make(chan error, 1)
 		if files {
-			wg.Go(func() { failed <- config.Watch(ctx, f.path, func() { changed("file") }) })
+			wg.Go(func() { failed <- config.Watch(ctx, f.path, f.referenced, func() { changed("file") }) })
 		}
 		for {
 			select {

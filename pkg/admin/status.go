@@ -17,11 +17,15 @@ type Status struct {
 	Config    Config     `json:"config"`
 	Consul    Dependency `json:"consul"`
 	Redis     Dependency `json:"redis"`
+	TLS       Dependency `json:"tls"` // the listeners' certificates together: up, warning (one expires soon), down (one has, or is not used) or disabled
 	Traffic   Traffic    `json:"traffic"`
 	Upstreams []Upstream `json:"upstreams"`
 	Routes    []Route    `json:"routes"`
 	Rejected  []Rejected `json:"rejected"` // what was not taken over, and why
-	Events    []Event    `json:"events"`   // the newest, oldest first; filled in by this package
+
+	Certificates []Certificate `json:"certificates,omitempty"` // that listeners show
+
+	Events []Event `json:"events"` // the newest, oldest first; filled in by this package
 }
 
 // Replica is this process.
@@ -49,9 +53,22 @@ type Config struct {
 	RefusedAt time.Time `json:"refused_at,omitzero"`
 }
 
+// Certificate is a certificate that a listener shows.
+type Certificate struct {
+	Listener  string    `json:"listener"`
+	Subject   string    `json:"subject"`
+	Names     []string  `json:"names,omitempty"` // that it is for
+	Issuer    string    `json:"issuer"`
+	NotBefore time.Time `json:"not_before,omitzero"`
+	NotAfter  time.Time `json:"not_after,omitzero"`
+	File      string    `json:"file,omitempty"`
+	State     string    `json:"state"`           // ok, expiring (within two weeks), invalid (expired or not yet valid) or refused (the file cannot be used)
+	Error     string    `json:"error,omitempty"` // why what is in the file now is not used
+}
+
 // Dependency is something that the gateway asks.
 type Dependency struct {
-	State       string    `json:"state"` // up, down, starting or disabled
+	State       string    `json:"state"` // up, warning, down, starting or disabled
 	Address     string    `json:"address,omitempty"`
 	LastContact time.Time `json:"last_contact,omitzero"` // of the last answer
 	AgeSeconds  float64   `json:"age_seconds"`           // of the last answer; filled in by this package

@@ -61,6 +61,7 @@ type head struct {
 	Config   Config     `json:"config"`
 	Consul   Dependency `json:"consul"`
 	Redis    Dependency `json:"redis"`
+	TLS      Dependency `json:"tls"`
 	Traffic  Traffic    `json:"traffic"`
 	Rejected []Rejected `json:"rejected"`
 }
@@ -175,7 +176,7 @@ func (s *stream) advance(now time.Time) {
 		s.seen = e.Seq
 	}
 	b := append([]byte(`{"seq":`), strconv.FormatUint(seq, 10)...)
-	b = append(append(b, `,"head":`...), encode(head{status.Replica, status.Config, status.Consul, status.Redis, status.Traffic, status.Rejected})...)
+	b = append(append(b, `,"head":`...), encode(head{status.Replica, status.Config, status.Consul, status.Redis, status.TLS, status.Traffic, status.Rejected})...)
 	b = upstreams.appendTo(b, "upstreams")
 	b = instances.appendTo(b, "instances")
 	b = live.appendTo(b, "live")

@@ -88,6 +88,7 @@ type App struct {
 	tracer    *tracing.Tracer // nil: likewise
 	handler   *gateway.Handler
 	public    []*server
+	secured   []secured  // what those of them with TLS show
 	admin     *operators // nil: none
 	events    *admin.Events
 
@@ -273,12 +274,16 @@ func names(cfg *config.Config) metrics.Names {
 func (a *App) openListeners(cfg *config.Config, table *gateway.Table) error {
 	a.handler = gateway.NewHandler(table)
 	for _, c := range cfg.Listen {
+		store, err := a.openCertificates(c)
+		if err != nil {
+			return err
+		}
 		l, err := listen(c.Name, c.Addr)
 		if err != nil {
 			return err
 		}
 		a.stack.push("listener "+c.Name, closeOnce(l))
-		a.public = append(a.public, newPublicServer(c, l, a.handler.Listener(c), a.away, a.log))
+		a.public = append(a.public, newPublicServer(c, l, store, a.handler.Listener(c), a.away, a.log))
 	}
 	return nil
 }
@@ -330,6 +335,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 		a.parts.run("consul state", a.followConsul)
 	}
 	a.parts.run("limiter", a.limiter.Run)
+	a.parts.run("certificates", a.followCertificates)
 	a.parts.run("issuers' keys", a.keys.Run)
 	if a.accessLog != nil {
 		a.parts.run("access log", a.accessLog.Run)
@@ -451,7 +457,7 @@ func (a *App) Reload(source string) error {
 		return errors.New("this gateway was not started from a file: there is nothing to reload")
 	}
 	cfg, err := a.options.Load()
-	if err == nil && cfg.Hash == old.config.Hash {
+	if err == nil && cfg.Same(old.config) {
 		a.log.Info("reload: nothing has changed", "source", source, "config", cfg.Hash)
 		a.current.Store(&loaded{config: old.config, at: old.at})
 		return nil

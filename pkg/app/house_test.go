@@ -38,6 +38,7 @@ var floors = map[string][]string{
 	"pkg/tracing":               {"pkg/middleware"},
 	"pkg/coding":                {},
 	"pkg/identity":              {"config"},
+	"pkg/certs":                 {"config"},
 	"consul":                    {"discovery"},
 	"consul/devcatalog":         {},
 	"balancer":                  {"discovery"},

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/certs"
 )
 
 // server is one listener and the HTTP server on it.
@@ -29,15 +31,24 @@ func listen(name, addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// newPublicServer serves HTTP/1.1 and h2c by handler within c's limits.
-func newPublicServer(c config.Listen, l net.Listener, handler http.Handler, away func() bool, log *slog.Logger) *server {
+// newPublicServer serves by handler within c's limits: HTTP/1.1 and h2c where
+// store is nil, else HTTP/1.1 and HTTP/2 over TLS. The bound on the header is
+// that on the handshake too.
+func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handler http.Handler, away func() bool, log *slog.Logger) *server {
 	if c.Limits.MaxConnections > 0 {
 		l = limitConnections(l, c.Limits.MaxConnections)
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
+	var secure *tls.Config
+	if store == nil {
+		protocols.SetUnencryptedHTTP2(true)
+	} else {
+		protocols.SetHTTP2(true)
+		secure = store.TLS()
+	}
 	return &server{name: c.Name, listener: l, http: &http.Server{
+		TLSConfig:         secure,
 		Handler:           sendAway(handler, away),
 		Protocols:         protocols,
 		ReadHeaderTimeout: c.Timeouts.ReadHeader,
@@ -62,7 +73,13 @@ func sendAway(next http.Handler, away func() bool) http.Handler {
 
 // serve serves until the server is shut down.
 func (s *server) serve(context.Context) error {
-	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+	var err error
+	if s.http.TLSConfig == nil {
+		err = s.http.Serve(s.listener)
+	} else {
+		err = s.http.ServeTLS(s.listener, "", "")
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

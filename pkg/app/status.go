@@ -23,10 +23,13 @@ func (a *App) status() admin.Status {
 			Error: cur.err, RefusedAt: cur.errAt},
 		Consul:    a.consulStatus(),
 		Redis:     a.redisStatus(),
+		TLS:       a.tlsStatus(),
 		Traffic:   admin.Traffic{Stats: statsOf(a.metrics.Stats())},
 		Upstreams: []admin.Upstream{},
 		Routes:    []admin.Route{},
 		Rejected:  []admin.Rejected{},
+
+		Certificates: a.certificates(),
 	}
 	if cur.err != "" {
 		s.Config.State = "refused"
@@ -205,6 +208,8 @@ func (a *App) metricsState() metrics.State {
 	s := metrics.State{
 		Draining: a.away(),
 		Routes:   []metrics.RouteCount{{Source: "file", Count: len(a.handler.Table().Routes)}},
+
+		Certificates: a.certificatesState(),
 	}
 	for _, up := range a.upstreams.list() {
 		row := metrics.UpstreamState{Name: up.config.Name, Breaker: up.proxy.Breaker().Status().State.String()}

@@ -27,6 +27,8 @@ func (h *Handler) Listener(c config.Listen) http.Handler {
 		maxHeaders: c.Limits.MaxHeaders,
 		maxBody:    int64(c.Limits.MaxBodyBytes),
 		bodyRead:   c.Timeouts.BodyRead,
+		redirect:   c.RedirectToTLS,
+		tellCert:   c.TLS != nil && c.TLS.ForwardClientCert,
 	}
 	if c.Limits.MaxInFlight > 0 {
 		l.admission = newAdmission(c.Limits.MaxInFlight, c.Limits.MaxQueue, c.Limits.QueueTimeout)
@@ -43,6 +45,8 @@ type listener struct {
 	bodyRead   time.Duration
 	admission  *admission // nil: no limit
 	exchanges  sync.Pool  // of *middleware.Exchange
+	redirect   int        // port of the TLS listener to send clients to; 0: serve them
+	tellCert   bool       // instances learn of the client's certificate
 }
 
 func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -69,6 +73,13 @@ func (l *listener) serve(ex *middleware.Exchange, r *http.Request) {
 	if p := l.check(ex, r); p != nil {
 		t.reject(ex, r, p)
 		return
+	}
+	if l.redirect != 0 && ex.Scheme == "http" && !strings.HasPrefix(ex.Path, challengePath) {
+		t.toTLS(ex, r, l.redirect)
+		return
+	}
+	if l.tellCert {
+		tellCertificate(r)
 	}
 	rt, allow := t.match(r, ex.Host)
 	switch {
@@ -206,5 +217,11 @@ func (t *Table) reject(ex *middleware.Exchange, r *http.Request, p *problem.Erro
 
 // refuse is the end of that chain.
 func refuse(w http.ResponseWriter, r *http.Request) {
-	problem.Write(w, r, middleware.Of(w).Refusal)
+	x := middleware.Of(w)
+	if x.Refusal == nil {
+		w.Header().Set("Location", x.Location)
+		w.WriteHeader(http.StatusPermanentRedirect)
+		return
+	}
+	problem.Write(w, r, x.Refusal)
 }

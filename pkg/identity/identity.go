@@ -1,5 +1,5 @@
-// Package identity finds out who is calling: API keys, signed tokens (JWT) and
-// user names with passwords. It is the only door to go-jose and to bcrypt. It
+// Package identity finds out who is calling: API keys, signed tokens (JWT),
+// client certificates and user names with passwords. It is the only door to go-jose and to bcrypt. It
 // answers no request and decides nothing about what a caller may do; the
 // middleware auth does.
 //
@@ -151,6 +151,8 @@ func New(cfg *config.Config, keys *Keys) (*Directory, error) {
 			d.methods[m.Name] = &keyMethod{name: m.Name, header: http.CanonicalHeaderKey(m.APIKey.Header), query: m.APIKey.Query, consumers: byKey}
 		case m.Basic != nil:
 			d.methods[m.Name] = &basicMethod{name: m.Name, realm: m.Basic.Realm, logins: logins}
+		case m.MTLS != nil:
+			d.methods[m.Name] = newCertMethod(m.Name, *m.MTLS, cfg.Consumers)
 		case m.JWT != nil:
 			t, err := newTokenMethod(m.Name, *m.JWT, cfg.Consumers, keys, d.sets)
 			if err != nil {

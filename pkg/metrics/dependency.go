@@ -166,3 +166,10 @@ func (m *Metrics) ConfigRefused(source string) {
 	m.reloadOK.Set(0)
 	m.reloads.create(reloadSource(source), "refused").Inc()
 }
+
+// CertificatesLoaded records that changed certificate files were taken over.
+func (m *Metrics) CertificatesLoaded() { m.tlsReloads.create("success").Inc() }
+
+// CertificatesRefused records that a certificate file could not be used and
+// what was read before is still shown.
+func (m *Metrics) CertificatesRefused() { m.tlsReloads.create("refused").Inc() }

@@ -84,6 +84,7 @@ type Metrics struct {
 	reloadOK   prometheus.Gauge
 	reloadTime prometheus.Gauge
 	reloads    *counters
+	tlsReloads *counters
 	configInfo *gauges
 
 	state atomic.Pointer[func() State]
@@ -158,6 +159,10 @@ func New(o Options) *Metrics {
 
 	m.reloadOK = m.gauge("proconsul_config_last_reload_successful", "1 where the last attempt to load a configuration succeeded.")
 	m.reloadTime = m.gauge("proconsul_config_last_reload_success_timestamp_seconds", "When a configuration was last taken over, in Unix time.")
+	m.tlsReloads = m.counters("proconsul_tls_reloads_total", "Certificate files that were read because they had changed, by whether they are used.", "result")
+	for _, result := range []string{"success", "refused"} {
+		m.tlsReloads.create(result)
+	}
 	m.reloads = m.counters("proconsul_config_reloads_total", "Attempts to load a configuration.", "source", "result")
 	m.configInfo = m.gauges("proconsul_config_info", "The configuration that is served by; replicas of one fleet have the same hash.", "hash")
 	for _, source := range reloadSources {

@@ -17,6 +17,14 @@ type State struct {
 	Draining  bool
 	Spans     *SpanCounts // nil: no tracing
 	Lines     *LineCounts // nil: no access log
+
+	Certificates []CertificateState // that listeners show
+}
+
+// CertificateState is a certificate's end.
+type CertificateState struct {
+	Subject  string
+	NotAfter time.Time
 }
 
 // SpanCounts are spans by what became of them.
@@ -81,7 +89,7 @@ type stateCollector struct {
 
 	instances, instInFlight, instWeight, instEjected *prometheus.Desc
 	breaker, consulUp, lastContact, stale, redisUp   *prometheus.Desc
-	routes, draining, spans, linesDropped            *prometheus.Desc
+	routes, draining, spans, linesDropped, certEnd   *prometheus.Desc
 }
 
 func newStateCollector(m *Metrics) *stateCollector {
@@ -104,6 +112,7 @@ func newStateCollector(m *Metrics) *stateCollector {
 		stale:        desc("proconsul_catalog_stale_services", "Catalog queries that are served from their last good answer because Consul does not answer."),
 		redisUp:      desc("proconsul_redis_up", "1 while Redis answers."),
 		routes:       desc("proconsul_routes", "Routes by where they come from.", "source"),
+		certEnd:      desc("proconsul_tls_cert_not_after_timestamp_seconds", "When the certificate of a listener expires; of several with one subject the first to.", "subject"),
 		draining:     desc("proconsul_draining", "1 while the gateway is draining before its end."),
 		spans:        typed("counter", "proconsul_trace_spans_total", "Spans by whether the collector has them.", "result"),
 		linesDropped: typed("counter", "proconsul_access_log_dropped_total", "Lines of the access log that came faster than they could be written, or could not be written."),
@@ -115,6 +124,7 @@ func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.instances, c.instInFlight, c.instWeight, c.instEjected, c.breaker,
 		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining, c.spans, c.linesDropped,
+		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining, c.certEnd,
 	} {
 		ch <- d
 	}
@@ -160,6 +170,19 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for source, n := range sources {
 		out(c.routes, float64(n), source)
+	}
+	ends := map[string]time.Time{}
+	for _, cert := range s.Certificates {
+		subject := orNone(cert.Subject)
+		if _, known := ends[subject]; !known && len(ends) >= c.m.options.MaxSeries {
+			subject = Overflow
+		}
+		if at, known := ends[subject]; !known || cert.NotAfter.Before(at) {
+			ends[subject] = cert.NotAfter
+		}
+	}
+	for subject, at := range ends {
+		out(c.certEnd, float64(at.Unix()), subject)
 	}
 	c.collectUpstreams(s.Upstreams, out)
 }

@@ -95,20 +95,35 @@ func gatewayOwned(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || Identity(name)
 }
 
-// identityPrefix begins the fields by which the gateway tells instances who
-// called.
-const identityPrefix = "X-Consumer-"
+// CertificatePrefix begins the fields by which the gateway tells instances of
+// the client's certificate.
+const CertificatePrefix = "X-Client-Cert-"
+
+// identityPrefixes begin the fields that tell instances who called: those of
+// the gateway, and those of RFC 9440, which it does not set.
+var identityPrefixes = [...]string{"X-Consumer-", "X-Client-Cert", "Client-Cert"}
 
 // Identity reports whether a field tells instances who called. Only the
 // gateway may, whoever its peer is, so such fields are taken out of every
 // request at the front. Many frameworks take X_Consumer_Name for the same
 // field, so it is one too.
 func Identity(name string) bool {
-	if len(name) < len(identityPrefix) {
+	for _, prefix := range identityPrefixes {
+		if alike(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// alike reports whether a name begins with prefix to whoever takes _ for - and
+// small letters for large ones.
+func alike(name, prefix string) bool {
+	if len(name) < len(prefix) {
 		return false
 	}
-	for i := range len(identityPrefix) {
-		c, want := name[i], identityPrefix[i]
+	for i := range len(prefix) {
+		c, want := name[i], prefix[i]
 		if c|0x20 != want|0x20 && !(c == '_' && want == '-') {
 			return false
 		}

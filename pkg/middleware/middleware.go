@@ -75,6 +75,7 @@ type Exchange struct {
 	Reason    problem.Reason
 	Err       error          // for the log only
 	Refusal   *problem.Error // what to answer where no route serves the request
+	Location  string         // where to send it instead, with 308
 	RateLimit string         // decision: allowed, limited, fail_open, fail_closed, local; empty: none
 	Cache     string
 

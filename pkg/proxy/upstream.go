@@ -130,6 +130,15 @@ func (u *Upstream) Configure(s Settings) error {
 	return nil
 }
 
+// Refresh reads the certificate files again. Where one has changed requests go
+// on new connections, and those under way finish on theirs; where one cannot be
+// used nothing changes. It must not run beside Configure.
+func (u *Upstream) Refresh() (changed bool, err error) {
+	old := u.settings.Load()
+	err = u.Configure(old.Settings)
+	return u.settings.Load().transports != old.transports, err
+}
+
 func (u *Upstream) compile(s Settings) (*settings, error) {
 	if s.Scheme == "" {
 		s.Scheme = "http"

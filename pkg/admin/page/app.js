@@ -263,7 +263,7 @@ function head(h) {
     $("tiles").replaceChildren(top_.req.node, top_.lat.node, top_.err.node, top_.fly.node);
     top_.about = ["replica", "version", "up", "config"].map(t => el("dd"));
     $("about").replaceChildren(...["replica", "version", "up", "config"].map((t, i) => el("div", el("dt", t), top_.about[i])));
-    top_.deps = ["Consul", "Redis", "Config"].map(n => { const d = { p: el("span.pill"), text: el("span"), why: el("p") }; d.node = el("div.dep", el("b", n), " ", d.p, " ", d.text, d.why); return d; });
+    top_.deps = ["Consul", "Redis", "TLS", "Config"].map(n => { const d = { p: el("span.pill"), text: el("span"), why: el("p") }; d.node = el("div.dep", el("b", n), " ", d.p, " ", d.text, d.why); return d; });
     $("deps").replaceChildren(...top_.deps.map(d => d.node));
   }
   const t = h.traffic, l = t.latency;
@@ -279,7 +279,8 @@ function head(h) {
   const stale = h.consul.stale?.length ? "served from the last answer: " + h.consul.stale.join(", ") : "";
   dep(top_.deps[0], h.consul.state, [h.consul.last_contact && "heard " + span((now() - Date.parse(h.consul.last_contact)) / 1000) + " ago", h.consul.detail].filter(Boolean).join(" · "), [h.consul.error, stale].filter(Boolean).join(" · "));
   dep(top_.deps[1], h.redis.state, [h.redis.latency_ms && ms(h.redis.latency_ms), h.redis.detail].filter(Boolean).join(" · "), h.redis.error);
-  dep(top_.deps[2], h.config.state, h.config.source, h.config.error ?? (h.config.warnings ?? []).join(" · "));
+  dep(top_.deps[2], h.tls.state, h.tls.detail, h.tls.error);
+  dep(top_.deps[3], h.config.state, h.config.source, h.config.error ?? (h.config.warnings ?? []).join(" · "));
   document.title = (h.replica.state === "ready" ? "" : h.replica.state + " · ") + h.replica.id + " · proconsul";
 }
 
