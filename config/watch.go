@@ -20,8 +20,8 @@ const quiet = 100 * time.Millisecond
 const rewatch = time.Second
 
 // Watch calls onChange after the configuration at path, a file or a directory,
-// or one of the files that it refers to, may have changed, until ctx ends; then
-// it returns nil. Changes within 100 ms are one call. Calls do not overlap, and
+// or one of the files that it refers to, may have changed, and once when it
+// begins to watch, until ctx ends; then it returns nil. Changes within 100 ms are one call. Calls do not overlap, and
 // none is lost: what changes during a call leads to another. also lists the
 // files that are referred to, see LoadOptions.OnFile; it is asked again after
 // each call, and may be nil.
@@ -63,7 +63,9 @@ func WatchFiles(ctx context.Context, files func() []string, onChange func()) err
 		}
 		return found
 	}
-	look()
+	if look() { // a file may have changed between being read and being watched
+		timer.Reset(quiet)
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -90,7 +92,7 @@ func WatchFiles(ctx context.Context, files func() []string, onChange func()) err
 			}
 		case <-timer.C:
 			onChange()
-			if look() { // a file may have changed between being read and being watched
+			if look() { // likewise
 				timer.Reset(quiet)
 			}
 		}

@@ -458,7 +458,11 @@ func (a *App) Reload(source string) error {
 	}
 	cfg, err := a.options.Load()
 	if err == nil && cfg.Same(old.config) {
-		a.log.Info("reload: nothing has changed", "source", source, "config", cfg.Hash)
+		level := slog.LevelInfo
+		if source == "file" { // nobody asked: something else in the directory changed
+			level = slog.LevelDebug
+		}
+		a.log.Log(context.Background(), level, "reload: nothing has changed", "source", source, "config", cfg.Hash)
 		a.current.Store(&loaded{config: old.config, at: old.at})
 		return nil
 	}

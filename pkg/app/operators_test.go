@@ -28,6 +28,8 @@ type inside struct {
 	stop   func() // goes down in order; the end of the test does too
 	level  *slog.LevelVar
 
+	options config.LoadOptions
+
 	mu   sync.Mutex
 	text string // of the configuration that a reload reads
 }
@@ -68,7 +70,13 @@ routes:
 
 func startInside(t testing.TB, text string) *inside {
 	t.Helper()
-	in := &inside{t: t, text: text, log: &lines{}, access: &lines{}, level: new(slog.LevelVar)}
+	return startReading(t, text, config.LoadOptions{Pure: true})
+}
+
+// startReading is startInside for a configuration that may name files.
+func startReading(t testing.TB, text string, o config.LoadOptions) *inside {
+	t.Helper()
+	in := &inside{t: t, text: text, options: o, log: &lines{}, access: &lines{}, level: new(slog.LevelVar)}
 	cfg, err := in.load()
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +106,7 @@ func startInside(t testing.TB, text string) *inside {
 func (in *inside) load() (*config.Config, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return config.Parse("gateway.yaml", []byte(in.text), config.LoadOptions{Pure: true})
+	return config.Parse("gateway.yaml", []byte(in.text), in.options)
 }
 
 func (in *inside) write(text string) {

@@ -75,6 +75,8 @@ func state() metrics.State {
 		Redis:  &metrics.RedisState{Up: true},
 		Spans:  &metrics.SpanCounts{Exported: 5, Dropped: 2, Failed: 3},
 		Lines:  &metrics.LineCounts{Dropped: 7},
+		Certificates: []metrics.CertificateState{{Subject: "shop.example.com", NotAfter: time.Unix(1_900_000_000, 0)},
+			{Subject: "shop.example.com", NotAfter: time.Unix(1_800_000_000, 0)}, {Subject: "\xff", NotAfter: time.Unix(1_900_000_000, 0)}},
 	}
 }
 
@@ -99,6 +101,7 @@ func exercised(t testing.TB) *metrics.Metrics {
 	m.Propagation(time.Millisecond)
 	m.RedisOp("take", time.Millisecond)
 	m.ConfigLoaded("start", "9f3c1a2", time.Unix(1_700_000_000, 0))
+	m.CertificatesRefused()
 	return m
 }
 
@@ -112,6 +115,9 @@ func TestMetricsHoldWhatHappened(t *testing.T) {
 		`proconsul_request_bytes_total{route="orders"} 10`,
 		`proconsul_response_bytes_total{route="orders"} 100`,
 		`proconsul_overhead_seconds_count 1`,
+		`proconsul_tls_cert_not_after_timestamp_seconds{subject="shop.example.com"} 1.8e+09`,
+		`proconsul_tls_reloads_total{result="refused"} 1`,
+		`proconsul_tls_reloads_total{result="success"} 0`,
 		`proconsul_local_responses_total{reason="breaker_open",route="orders"} 0`,
 		`proconsul_local_responses_total{reason="no_route",route="_none"} 0`,
 		`proconsul_retries_total{route="orders"} 1`,

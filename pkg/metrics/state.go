@@ -123,8 +123,7 @@ func newStateCollector(m *Metrics) *stateCollector {
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.instances, c.instInFlight, c.instWeight, c.instEjected, c.breaker,
-		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining, c.spans, c.linesDropped,
-		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining, c.certEnd,
+		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining, c.spans, c.linesDropped, c.certEnd,
 	} {
 		ch <- d
 	}

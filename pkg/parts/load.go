@@ -2,6 +2,7 @@ package parts
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"maps"
@@ -26,6 +27,10 @@ type LoadOptions struct {
 	From string
 	// Pace is the time between two requests of one worker; 0: none.
 	Pace time.Duration
+	// TLS is for https URLs; Fresh makes a connection, and a handshake, for each
+	// request, and HTTP2 speaks nothing else.
+	TLS          *tls.Config
+	Fresh, HTTP2 bool
 	// Body, if set, makes the body of each request.
 	Body func() io.Reader
 }
@@ -114,9 +119,13 @@ func startLoad(t testing.TB, o LoadOptions, n int64) *Load {
 	if o.From != "" {
 		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(o.From)}
 	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(!o.HTTP2)
+	protocols.SetHTTP2(o.HTTP2)
 	l := &Load{t: t, o: o, client: &http.Client{
-		Timeout:       time.Minute,
-		Transport:     &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: o.Workers, DisableCompression: true},
+		Timeout: time.Minute,
+		Transport: &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: o.Workers, DisableCompression: true,
+			TLSClientConfig: o.TLS.Clone(), DisableKeepAlives: o.Fresh, Protocols: protocols},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	l.tally = Tally{Status: map[int]int{}, Reasons: map[string]int{}, Instances: map[string]int{}}
