@@ -40,6 +40,7 @@ func Default() *Config {
 func DefaultListen() Listen {
 	return Listen{
 		Addr:         ":8080",
+		Engine:       "std",
 		EncodedSlash: "reject",
 		Limits: ListenLimits{
 			MaxHeaderBytes: 64 << 10,

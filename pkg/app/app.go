@@ -283,7 +283,7 @@ func (a *App) openListeners(cfg *config.Config, table *gateway.Table) error {
 			return err
 		}
 		a.stack.push("listener "+c.Name, closeOnce(l))
-		a.public = append(a.public, newPublicServer(c, l, store, a.handler.Listener(c), a.away, a.log))
+		a.public = append(a.public, newPublicServer(c, l, store, a.handler.Listener(c), a.handler.Refusals(c), a.away, a.log))
 	}
 	return nil
 }
@@ -491,4 +491,4 @@ func (a *App) Reload(source string) error {
 
 // Handler serves requests as the first listener does, for tests and
 // benchmarks without a socket.
-func (a *App) Handler() http.Handler { return a.public[0].http.Handler }
+func (a *App) Handler() http.Handler { return a.public[0].handler }

@@ -13,13 +13,23 @@ import (
 
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/certs"
+	"github.com/proconsul/proconsul/pkg/front"
+	"github.com/proconsul/proconsul/pkg/gateway"
 )
 
-// server is one listener and the HTTP server on it.
+// server is one listener and what serves it.
 type server struct {
 	name     string
 	listener net.Listener
-	http     *http.Server
+	handler  http.Handler
+	engine   engine
+}
+
+// engine is net/http's server or the gateway's own.
+type engine interface {
+	Serve(net.Listener) error
+	Shutdown(context.Context) error
+	Close() error
 }
 
 // listen opens addr. The error names the listener and the way out.
@@ -33,11 +43,13 @@ func listen(name, addr string) (net.Listener, error) {
 
 // newPublicServer serves by handler within c's limits: HTTP/1.1 and h2c where
 // store is nil, else HTTP/1.1 and HTTP/2 over TLS. The bound on the header is
-// that on the handshake too.
-func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handler http.Handler, away func() bool, log *slog.Logger) *server {
+// that on the handshake too. refuse answers what the fast engine does not take
+// for a request.
+func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handler http.Handler, refuse gateway.Refuse, away func() bool, log *slog.Logger) *server {
 	if c.Limits.MaxConnections > 0 {
 		l = limitConnections(l, c.Limits.MaxConnections)
 	}
+	log = log.With("listener", c.Name)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	var secure *tls.Config
@@ -47,7 +59,7 @@ func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handle
 		protocols.SetHTTP2(true)
 		secure = store.TLS()
 	}
-	return &server{name: c.Name, listener: l, http: &http.Server{
+	std := &http.Server{
 		TLSConfig:         secure,
 		Handler:           sendAway(handler, away),
 		Protocols:         protocols,
@@ -55,8 +67,35 @@ func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handle
 		IdleTimeout:       c.Timeouts.Idle,
 		MaxHeaderBytes:    int(c.Limits.MaxHeaderBytes),
 		// What net/http says of clients that misbehave is theirs, not ours.
-		ErrorLog: slog.NewLogLogger(log.With("listener", c.Name).Handler(), slog.LevelDebug),
-	}}
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	s := &server{name: c.Name, listener: l, handler: std.Handler, engine: stdEngine{std}}
+	if c.Engine == "fast" {
+		s.engine = front.New(front.Options{
+			Handler:    std.Handler,
+			TLS:        secure,
+			MaxHeader:  int(c.Limits.MaxHeaderBytes),
+			ReadHeader: c.Timeouts.ReadHeader,
+			Idle:       c.Timeouts.Idle,
+			HTTP2:      std,
+			Refuse: func(w http.ResponseWriter, r *http.Request, why *front.Refusal) {
+				refuse(w, r, why.Status, why.Detail)
+			},
+			Log: log,
+		})
+	}
+	return s
+}
+
+// stdEngine is net/http's server, with TLS where that is configured.
+type stdEngine struct{ *http.Server }
+
+// Serve implements engine.
+func (e stdEngine) Serve(l net.Listener) error {
+	if e.TLSConfig == nil {
+		return e.Server.Serve(l)
+	}
+	return e.ServeTLS(l, "", "")
 }
 
 // sendAway asks clients to come back on another connection once the gateway
@@ -73,13 +112,7 @@ func sendAway(next http.Handler, away func() bool) http.Handler {
 
 // serve serves until the server is shut down.
 func (s *server) serve(context.Context) error {
-	var err error
-	if s.http.TLSConfig == nil {
-		err = s.http.Serve(s.listener)
-	} else {
-		err = s.http.ServeTLS(s.listener, "", "")
-	}
-	if !errors.Is(err, http.ErrServerClosed) {
+	if err := s.engine.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -88,9 +121,9 @@ func (s *server) serve(context.Context) error {
 // shutdown stops accepting, lets requests in flight finish until ctx ends, and
 // then closes what is left.
 func (s *server) shutdown(ctx context.Context) error {
-	err := s.http.Shutdown(ctx)
+	err := s.engine.Shutdown(ctx)
 	if err != nil {
-		return errors.Join(fmt.Errorf("listener %s: requests were still in flight at the end of the grace period: %w", s.name, err), s.http.Close())
+		return errors.Join(fmt.Errorf("listener %s: requests were still in flight at the end of the grace period: %w", s.name, err), s.engine.Close())
 	}
 	return nil
 }
@@ -122,6 +155,14 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	return &limitedConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
 }
 
+// SetDeadline has Accept give up where the listener can.
+func (l *limitedListener) SetDeadline(t time.Time) error {
+	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
+		return d.SetDeadline(t)
+	}
+	return errors.ErrUnsupported
+}
+
 func (l *limitedListener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return l.Listener.Close()
@@ -145,6 +186,9 @@ func (c *limitedConn) CloseWrite() error {
 	}
 	return errors.ErrUnsupported
 }
+
+// Unwrapped lets the fast engine read and write without the detour.
+func (c *limitedConn) Unwrapped() net.Conn { return c.Conn }
 
 // wait returns after d, or when ctx ends.
 func wait(ctx context.Context, d time.Duration) {

@@ -32,6 +32,7 @@ package front
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -60,6 +61,10 @@ const (
 // Options are what a Server is made with.
 type Options struct {
 	Handler http.Handler
+
+	// TLS makes of every connection one of TLS; "h2" is offered where HTTP2
+	// is there. Nil: connections are taken as they come.
+	TLS *tls.Config
 
 	MaxHeader  int           // bytes of request line and header, and of trailers; 0: 64 KiB
 	ReadHeader time.Duration // for a request's header, and for a TLS handshake; 0: 10 s
@@ -151,6 +156,13 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.TLS != nil {
+		o.TLS = o.TLS.Clone()
+		o.TLS.NextProtos = []string{"http/1.1"}
+		if o.HTTP2 != nil {
+			o.TLS.NextProtos = []string{"h2", "http/1.1"}
+		}
+	}
 	s := &Server{o: o, listeners: map[net.Listener]bool{}, conns: map[*conn]struct{}{}, ending: make(chan struct{}), gone: make(chan struct{}, 1)}
 	s.scratch.New = func() any { return newScratch() }
 	s.copies.New = func() any { return new([copyBufferSize]byte) }
@@ -217,6 +229,9 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		delay = 0
 		s.counters.accepted.Add(1)
+		if s.o.TLS != nil {
+			nc = tls.Server(nc, s.o.TLS)
+		}
 		c := newConn(s, nc)
 		if !s.register(c) {
 			_ = nc.Close() // nothing has come on it

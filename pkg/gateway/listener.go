@@ -36,6 +36,22 @@ func (h *Handler) Listener(c config.Listen) http.Handler {
 	return l
 }
 
+// Refuse answers what could not be taken for a request, with the status and
+// the reason that the client is told. Of the request it needs no more than
+// where it came from.
+type Refuse func(w http.ResponseWriter, r *http.Request, status int, detail string)
+
+// Refusals returns what answers such requests of one public listener: they are
+// logged, counted and given an id like any other.
+func (h *Handler) Refusals(c config.Listen) Refuse {
+	trusted := forwarded.New(c.TrustedProxies)
+	return func(w http.ResponseWriter, r *http.Request, status int, detail string) {
+		ex := middleware.NewExchange(w, time.Now())
+		trusted.Apply(ex, r)
+		h.table.Load().reject(ex, r, &problem.Error{Reason: problem.BadRequest, Status: status, Detail: detail})
+	}
+}
+
 type listener struct {
 	handler    *Handler
 	trusted    *forwarded.Trusted
