@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint fuzz chaos bench microbench tools validate cover up down clean
+.PHONY: help demo build test lint fuzz chaos bench microbench tools validate screenshots cover up down clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +38,10 @@ bench: ## compare CPU per request with nginx, HAProxy and Caddy; writes docs/per
 microbench: ## run the benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-tools: $(CONSUL) ## build a Consul and find a redis-server for the tests
-	@command -v redis-server >/dev/null || deploy/scripts/install-redis.sh
+tools: $(CONSUL) ## build a Consul and find what else the tests drive: Redis, Chromium, Prometheus
+	@command -v redis-server >/dev/null || deploy/scripts/install-debian.sh redis-server redis-server
+	@command -v chromium >/dev/null || deploy/scripts/install-debian.sh chromium chromium
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null || deploy/scripts/install-debian.sh prometheus prometheus
 
 $(CONSUL): tools/consul/go.mod
 	@echo 'building Consul for the tests, once (about two to five minutes)'
@@ -48,6 +50,9 @@ $(CONSUL): tools/consul/go.mod
 
 validate: build ## check every example configuration
 	@for f in deploy/*.yaml deploy/compose/*.yaml; do ./bin/proconsul validate -c $$f || exit 2; done
+
+screenshots: tools ## make the pictures of README.md from the demo
+	$(GO) test ./pkg/browser -count=1 -run NewOperator -pictures $(CURDIR)/docs/img
 
 cover: tools ## write coverage.out and print the total
 	$(GO) test -coverprofile=coverage.out -coverpkg=./... ./...

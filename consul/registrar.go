@@ -92,6 +92,8 @@ type Registrar struct {
 	placed chan struct{} // wakes guard: the agent has us
 
 	mu         sync.Mutex
+	meta       map[string]string // beside the registration's own
+	changed    bool              // meta is not what guard last saw
 	registered bool
 	ever       bool // registered at some time
 	failed     bool // the log says so
@@ -151,6 +153,18 @@ func or(d, def time.Duration) time.Duration {
 
 // ID returns the instance's id with its agent.
 func (r *Registrar) ID() string { return r.reg.ID }
+
+// Announce sets meta beside the registration's own, in place of what an earlier
+// call set, and tells the agent at once.
+func (r *Registrar) Announce(meta map[string]string) {
+	r.mu.Lock()
+	same := maps.Equal(r.meta, meta)
+	r.meta, r.changed = maps.Clone(meta), r.changed || !same && r.ever
+	r.mu.Unlock()
+	if !same {
+		wake(r.lost)
+	}
+}
 
 // Registered reports whether the agent confirmed the registration, and why not
 // where it did not.
@@ -292,7 +306,12 @@ func (r *Registrar) definition(ctx context.Context) (*api.AgentServiceRegistrati
 			check.DeregisterCriticalServiceAfter = k.DeregisterAfter.String()
 		}
 	}
-	return &api.AgentServiceRegistration{ID: g.ID, Name: g.Name, Address: address, Port: g.Port, Tags: g.Tags, Meta: g.Meta,
+	meta := map[string]string{}
+	maps.Copy(meta, g.Meta)
+	r.mu.Lock()
+	maps.Copy(meta, r.meta)
+	r.mu.Unlock()
+	return &api.AgentServiceRegistration{ID: g.ID, Name: g.Name, Address: address, Port: g.Port, Tags: g.Tags, Meta: meta,
 		Weights: &api.AgentWeights{Passing: g.Weights.Passing, Warning: g.Weights.Warning}, Check: check}, nil
 }
 
@@ -405,7 +424,7 @@ func (r *Registrar) guard(ctx context.Context) {
 			}
 		default:
 			failures = 0
-			if hash != "" && svc.ContentHash != hash {
+			if hash != "" && svc.ContentHash != hash && !r.ownChange() {
 				r.log.Warn("definition was changed by somebody else, is the id used twice?")
 			}
 			if svc.ContentHash == hash || svc.ContentHash == "" {
@@ -414,6 +433,15 @@ func (r *Registrar) guard(ctx context.Context) {
 			hash = svc.ContentHash
 		}
 	}
+}
+
+// ownChange reports, once, that Announce has changed the definition.
+func (r *Registrar) ownChange() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	changed := r.changed
+	r.changed = false
+	return changed
 }
 
 // repair registers again, now.

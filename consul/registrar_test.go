@@ -127,6 +127,16 @@ func TestRegistrarLife(t *testing.T) {
 		}
 	})
 
+	t.Run("what it announces is seen beside its own meta, and is no repair", func(t *testing.T) {
+		r.Announce(map[string]string{"config": "abc"})
+		parts.Eventually(t, 5*time.Second, "the meta is there", func() bool {
+			in := w.first("web")
+			return in.Meta["config"] == "abc" && in.Meta["version"] == "2" && in.Status == discovery.StatusPassing
+		})
+		r.Announce(map[string]string{"config": "def"})
+		parts.Eventually(t, 5*time.Second, "the meta is replaced", func() bool { return w.first("web").Meta["config"] == "def" })
+	})
+
 	t.Run("a sick service stays sick through the refreshes", func(t *testing.T) {
 		sick.Store(true)
 		parts.Eventually(t, 20*time.Second, "critical is seen", func() bool { return w.first("web").Status == discovery.StatusCritical })

@@ -51,7 +51,7 @@ func newPage() *page {
 	p.template = template.Must(template.New("index.html").Funcs(template.FuncMap{
 		"asset": func(name string) string { return p.names[name] },
 		"ms":    formatMillis, "rate": formatRate, "percent": formatPercent, "ago": formatAgo, "clock": formatClock,
-		"icon": func(state any) string { return stateIcon(fmt.Sprint(state)) }, "bars": bars, "scale": func(f, by float64) float64 { return round(f*by, 2) }, "join": strings.Join,
+		"icon": func(state any) string { return stateIcon(fmt.Sprint(state)) }, "join": strings.Join,
 		"shortID": shortID, "weight": weightText, "match": matchText, "why": why, "iso": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	}).ParseFS(pageFiles, "page/index.html"))
 	return p
@@ -133,43 +133,13 @@ func (v *view) bound() {
 // Folded reports whether the service's instances are folded away at first.
 func (v view) Folded(u Upstream) bool { return !v.OpenAll && u.Health == "ok" }
 
-// bar is one part of a health bar, in hundredths of its width.
-type bar struct {
-	State    string
-	X, Width float64
-}
-
-// order is that of severity, best first, in bars and their legends.
-var order = []string{"passing", "warning", "draining", "maintenance", "ejected", "critical"}
-
-func bars(u Upstream) []bar {
-	count := map[string]int{}
-	for _, in := range u.Instances {
-		state := in.State
-		if !slices.Contains(order, state) {
-			state = "critical"
-		}
-		count[state]++
-	}
-	var out []bar
-	x := 0.0
-	for _, state := range order {
-		if n := count[state]; n > 0 {
-			width := 100 * float64(n) / float64(len(u.Instances))
-			out = append(out, bar{state, round(x, 2), round(width, 2)})
-			x += width
-		}
-	}
-	return out
-}
-
 // stateIcon is beside every state's word and colour, for those who cannot
 // tell the colours apart.
 func stateIcon(state string) string {
 	switch state {
 	case "passing", "ok", "up", "ready", "closed":
 		return "✓"
-	case "warning", "degraded", "half_open", "starting", "warn", "refused":
+	case "warning", "degraded", "half_open", "starting", "warn", "refused", "diverged":
 		return "!"
 	case "maintenance", "disabled", "empty":
 		return "–"

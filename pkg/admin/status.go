@@ -13,16 +13,19 @@ import (
 // /api/v1/status. Times are absolute, so that a row changes only when
 // something happened to it.
 type Status struct {
-	Replica   Replica    `json:"replica"`
-	Config    Config     `json:"config"`
-	Consul    Dependency `json:"consul"`
-	Redis     Dependency `json:"redis"`
-	TLS       Dependency `json:"tls"` // the listeners' certificates together: up, warning (one expires soon), down (one has, or is not used) or disabled
-	Traffic   Traffic    `json:"traffic"`
-	Upstreams []Upstream `json:"upstreams"`
-	Routes    []Route    `json:"routes"`
-	Rejected  []Rejected `json:"rejected"` // what was not taken over, and why
-
+	Replica      Replica       `json:"replica"`
+	Config       Config        `json:"config"`
+	Consul       Dependency    `json:"consul"`
+	Redis        Dependency    `json:"redis"`
+	TLS          Dependency    `json:"tls"` // the listeners' certificates together: up, warning (one expires soon), down (one has, or is not used) or disabled
+	Traffic      Traffic       `json:"traffic"`
+	Upstreams    []Upstream    `json:"upstreams"`
+	Routes       []Route       `json:"routes"`
+	Rejected     []Rejected    `json:"rejected"`               // what was not taken over, and why
+	Fleet        []Peer        `json:"fleet"`                  // registered replicas of this gateway; empty: it does not register itself
+	Limits       []Limits      `json:"limits"`                 // what the limiter decided, by route
+	Limited      []Limited     `json:"limited"`                // identities that this replica limited most often
+	Overrides    []Override    `json:"overrides"`              // filled in by this package
 	Certificates []Certificate `json:"certificates,omitempty"` // that listeners show
 
 	Events []Event `json:"events"` // the newest, oldest first; filled in by this package
@@ -50,6 +53,7 @@ type Config struct {
 	Warnings  []string  `json:"warnings,omitempty"`
 	State     string    `json:"state"` // ok, or refused: a newer one was not taken over
 	Error     string    `json:"error,omitempty"`
+	Faults    []Fault   `json:"faults,omitempty"` // all that is wrong with the refused one
 	RefusedAt time.Time `json:"refused_at,omitzero"`
 }
 
@@ -81,7 +85,8 @@ type Dependency struct {
 // Traffic is what all routes do together.
 type Traffic struct {
 	Stats
-	InFlight int64 `json:"in_flight"`
+	InFlight int64     `json:"in_flight"`
+	Answers  []Answers `json:"answers,omitempty"` // that no instance made, since the start
 }
 
 // Stats are totals since the start of the process and the pace of the last
@@ -93,6 +98,49 @@ type Stats struct {
 	Rate       float64 `json:"rate"`              // requests a second
 	ErrorShare float64 `json:"error_share"`       // of the last minute's requests, 0 to 1
 	Latency    Latency `json:"latency"`
+}
+
+// Failure is why tries failed, and what became of their requests.
+type Failure struct {
+	Reason string `json:"reason"` // refused, dial_timeout, ttfb_timeout, reset, tls, protocol or 5xx
+	Tries  uint64 `json:"tries"`
+	Again  uint64 `json:"again"` // of those, tried again; the rest failed for the client
+}
+
+// Answers are the gateway's own answers of one reason.
+type Answers struct {
+	Reason string `json:"reason"` // as in X-Proconsul-Reason
+	Count  uint64 `json:"count"`
+}
+
+// Peer is a registered replica of this gateway.
+type Peer struct {
+	ID       string `json:"id"`      // of the instance in Consul
+	Replica  string `json:"replica"` // empty: it says nothing of itself
+	Address  string `json:"address"`
+	Status   string `json:"status"` // Consul's
+	Version  string `json:"version,omitempty"`
+	Config   string `json:"config,omitempty"`   // hash of what it serves by
+	Self     bool   `json:"self,omitempty"`     // it is this one
+	Diverged bool   `json:"diverged,omitempty"` // most others serve by another configuration; filled in by this package
+}
+
+// Limits are a route's limits and what was decided by them, since the start.
+type Limits struct {
+	Route      string `json:"route"`
+	Limit      string `json:"limit"` // for people
+	Allowed    uint64 `json:"allowed"`
+	Limited    uint64 `json:"limited"`
+	Local      uint64 `json:"local"`       // allowed by this replica's share, without Redis
+	FailOpen   uint64 `json:"fail_open"`   // allowed without Redis
+	FailClosed uint64 `json:"fail_closed"` // refused without Redis
+}
+
+// Limited is an identity that was limited. Who it is, is not told.
+type Limited struct {
+	Route  string `json:"route"`
+	Key    string `json:"key"` // a hash
+	Denied int64  `json:"denied"`
 }
 
 // Latency are quantiles of the last minute; 0 where nothing happened.
@@ -118,7 +166,12 @@ type Upstream struct {
 	InFlight    int64      `json:"in_flight"`
 	MaxInFlight int        `json:"max_in_flight,omitempty"` // 0: no limit
 	Breaker     Breaker    `json:"breaker"`
-	Routes      []string   `json:"routes"` // that go there; filled in by this package
+	Panic       bool       `json:"panic,omitempty"`     // too few are left: distrusted instances serve
+	HeldUntil   time.Time  `json:"held_until,omitzero"` // an update that took most instances is not believed until then
+	Retries     uint64     `json:"retries"`             // second and later tries
+	Rescued     uint64     `json:"rescued"`             // of those, that brought an answer below 500
+	Failed      []Failure  `json:"failed,omitempty"`    // tries of all its instances
+	Routes      []string   `json:"routes"`              // that go there; filled in by this package
 	Stats                  // of tries, as its instances answered them
 	Instances   []Instance `json:"instances"`
 }
@@ -130,6 +183,7 @@ type Breaker struct {
 	RetryAt  time.Time `json:"retry_at,omitzero"` // when an open one lets a probe pass
 	Opened   uint64    `json:"opened,omitempty"`  // how often it opened
 	Rejected uint64    `json:"rejected,omitempty"`
+	Why      string    `json:"why,omitempty"` // it is not closed
 
 	Forced      bool      `json:"forced,omitempty"` // by an operator
 	ForcedUntil time.Time `json:"forced_until,omitzero"`
@@ -151,6 +205,9 @@ type Instance struct {
 	InFlight        int64             `json:"in_flight"`
 	Requests        uint64            `json:"requests"`
 	Failures        uint64            `json:"failures"`
+	Failed          []Failure         `json:"failed,omitempty"` // by reason, and what became of it
+	Rate            float64           `json:"rate"`             // requests a second, over ten seconds
+	Ramp            float64           `json:"ramp"`             // how far slow start is, 0 to 1; 1 without one
 	Latency         Latency           `json:"latency"`
 	EjectedUntil    time.Time         `json:"ejected_until,omitzero"`
 	EjectedFor      string            `json:"ejected_for,omitempty"` // why
@@ -173,23 +230,24 @@ type Check struct {
 
 // Route is match, chain, upstream, and where it comes from.
 type Route struct {
-	Name      string   `json:"name"`
-	Order     int      `json:"order"` // place in the table; filled in by this package
-	Host      string   `json:"host,omitempty"`
-	Path      string   `json:"path"`
-	Methods   []string `json:"methods,omitempty"`
-	Headers   []string `json:"headers,omitempty"` // that must match, as "name=value"
-	Query     []string `json:"query,omitempty"`   // that must match
-	Priority  int      `json:"priority,omitempty"`
-	Upstream  string   `json:"upstream,omitempty"`
-	Redirect  string   `json:"redirect,omitempty"`
-	Strip     string   `json:"strip,omitempty"`
-	Prepend   string   `json:"prepend,omitempty"`
-	Policies  []string `json:"policies,omitempty"`
-	RateLimit string   `json:"rate_limit,omitempty"` // for people: "100/1m by client_ip"
-	Source    string   `json:"source"`               // file, kv or tag
-	Location  string   `json:"location,omitempty"`   // file:line
-	Stats              // of its requests
+	Name      string    `json:"name"`
+	Order     int       `json:"order"` // place in the table; filled in by this package
+	Host      string    `json:"host,omitempty"`
+	Path      string    `json:"path"`
+	Methods   []string  `json:"methods,omitempty"`
+	Headers   []string  `json:"headers,omitempty"` // that must match, as "name=value"
+	Query     []string  `json:"query,omitempty"`   // that must match
+	Priority  int       `json:"priority,omitempty"`
+	Upstream  string    `json:"upstream,omitempty"`
+	Redirect  string    `json:"redirect,omitempty"`
+	Strip     string    `json:"strip,omitempty"`
+	Prepend   string    `json:"prepend,omitempty"`
+	Policies  []string  `json:"policies,omitempty"`
+	RateLimit string    `json:"rate_limit,omitempty"` // for people: "100/1m by client_ip"
+	Source    string    `json:"source"`               // file, kv or tag
+	Location  string    `json:"location,omitempty"`   // file:line
+	Stats               // of its requests
+	Answers   []Answers `json:"answers,omitempty"` // that no instance made, since the start
 }
 
 // Rejected is something that was not taken over. It costs only itself.
@@ -272,10 +330,35 @@ func (a *Admin) status() Status {
 	if s.Routes == nil {
 		s.Routes = []Route{}
 	}
-	if s.Rejected == nil {
-		s.Rejected = []Rejected{}
+	s.Rejected, s.Limits, s.Limited = orEmpty(s.Rejected), orEmpty(s.Limits), orEmpty(s.Limited)
+	s.Fleet = fleet(s.Fleet)
+	s.Overrides = []Override{}
+	if a.o.Overrides != nil {
+		s.Overrides = orEmpty(a.o.Overrides())
 	}
 	return s
+}
+
+// fleet says which replicas serve by another configuration than most. Where no
+// configuration has more than half of them, this replica's own is the measure.
+func fleet(list []Peer) []Peer {
+	list = append([]Peer{}, list...)
+	count, norm := map[string]int{}, ""
+	for _, p := range list {
+		count[p.Config]++
+		if p.Self {
+			norm = p.Config
+		}
+	}
+	for config, n := range count {
+		if 2*n > len(list) {
+			norm = config
+		}
+	}
+	for i := range list {
+		list[i].Diverged = list[i].Config != norm && norm != ""
+	}
+	return list
 }
 
 func (d *Dependency) fill(now time.Time) {
@@ -298,7 +381,7 @@ func (u *Upstream) fill(routes map[string][]string) {
 	sum := 0.0
 	for i := range u.Instances {
 		in := &u.Instances[i]
-		in.EffectiveWeight = round(in.EffectiveWeight, 3)
+		in.EffectiveWeight, in.Rate, in.Ramp = round(in.EffectiveWeight, 3), round(in.Rate, 2), round(in.Ramp, 2)
 		if in.Usable {
 			u.Usable++
 			sum += in.EffectiveWeight

@@ -37,6 +37,7 @@ type stream struct {
 	made      time.Time
 	rows      map[string][]byte         // upstreams and routes, as they were sent, by key
 	instances map[string]*instanceFrame // by key
+	lists     map[string][]byte         // as they were sent, by name
 	seen      uint64                    // newest event that was sent
 	status    Status                    // that the newest frame was made of
 	whole     []byte                    // the newest frame as a snapshot, made when asked for
@@ -51,19 +52,29 @@ type frame struct {
 func newStream(read func() Status, events *Events) *stream {
 	return &stream{
 		read: read, events: events, epoch: strconv.FormatInt(time.Now().UnixNano(), 36),
-		instances: map[string]*instanceFrame{},
+		instances: map[string]*instanceFrame{}, lists: map[string][]byte{},
 	}
 }
 
 // head is what changes with every second.
 type head struct {
-	Replica  Replica    `json:"replica"`
-	Config   Config     `json:"config"`
-	Consul   Dependency `json:"consul"`
-	Redis    Dependency `json:"redis"`
-	TLS      Dependency `json:"tls"`
-	Traffic  Traffic    `json:"traffic"`
-	Rejected []Rejected `json:"rejected"`
+	Replica Replica    `json:"replica"`
+	Config  Config     `json:"config"`
+	Consul  Dependency `json:"consul"`
+	Redis   Dependency `json:"redis"`
+	TLS     Dependency `json:"tls"`
+	Traffic Traffic    `json:"traffic"`
+}
+
+// lists are the parts of a status that are small and sent as a whole when they
+// have changed.
+func lists(s *Status) []part {
+	return []part{{"rejected", s.Rejected}, {"fleet", s.Fleet}, {"limits", s.Limits}, {"limited", s.Limited}, {"overrides", s.Overrides}}
+}
+
+type part struct {
+	name string
+	list any
 }
 
 // upstreamRow is an upstream without its instances, which are rows themselves.
@@ -112,7 +123,7 @@ func (s *stream) next(last uint64) ([]byte, uint64) {
 // A frame is an object of seq, head, and where there are any: upstreams,
 // instances and routes (rows that are new or changed), live (rows of which
 // only what moves all the time changed), gone (keys: u/NAME, i/UPSTREAM/ID,
-// r/NAME) and events.
+// r/NAME), events, and those of lists that changed.
 func (s *stream) advance(now time.Time) {
 	status := s.read()
 	seq := s.seq + 1
@@ -176,7 +187,7 @@ func (s *stream) advance(now time.Time) {
 		s.seen = e.Seq
 	}
 	b := append([]byte(`{"seq":`), strconv.FormatUint(seq, 10)...)
-	b = append(append(b, `,"head":`...), encode(head{status.Replica, status.Config, status.Consul, status.Redis, status.TLS, status.Traffic, status.Rejected})...)
+	b = append(append(b, `,"head":`...), encode(head{status.Replica, status.Config, status.Consul, status.Redis, status.TLS, status.Traffic})...)
 	b = upstreams.appendTo(b, "upstreams")
 	b = instances.appendTo(b, "instances")
 	b = live.appendTo(b, "live")
@@ -184,6 +195,14 @@ func (s *stream) advance(now time.Time) {
 	b = events.appendTo(b, "events")
 	if len(gone) > 0 {
 		b = append(append(b, `,"gone":`...), encode(gone)...)
+	}
+	for _, p := range lists(&status) {
+		text := encode(p.list)
+		if !bytes.Equal(s.lists[p.name], text) {
+			b = append(append(append(b, `,"`...), p.name...), `":`...)
+			b = append(b, text...)
+			s.lists[p.name] = text
+		}
 	}
 	b = append(b, '}')
 
@@ -227,6 +246,7 @@ func sameRegistration(a, b *Instance) bool {
 func sameLive(a, b *Instance) bool {
 	return a.State == b.State && a.Usable == b.Usable && a.EffectiveWeight == b.EffectiveWeight && a.Share == b.Share &&
 		a.InFlight == b.InFlight && a.Requests == b.Requests && a.Failures == b.Failures && a.Latency == b.Latency &&
+		a.Rate == b.Rate && a.Ramp == b.Ramp && slices.Equal(a.Failed, b.Failed) &&
 		a.EjectedUntil.Equal(b.EjectedUntil) && a.EjectedFor == b.EjectedFor
 }
 
@@ -249,6 +269,16 @@ func appendLive(b []byte, in *Instance) []byte {
 	b = strconv.AppendUint(b, in.Requests, 10)
 	name("failures")
 	b = strconv.AppendUint(b, in.Failures, 10)
+	name("failed")
+	if len(in.Failed) == 0 {
+		b = append(b, `[]`...)
+	} else {
+		b = append(b, encode(in.Failed)...)
+	}
+	name("rate")
+	b = strconv.AppendFloat(b, in.Rate, 'f', -1, 64)
+	name("ramp")
+	b = strconv.AppendFloat(b, in.Ramp, 'f', -1, 64)
 	b = append(b, `,"latency":{"p50_ms":`...)
 	b = append(in.Latency.P50.appendTo(b), `,"p95_ms":`...)
 	b = append(in.Latency.P95.appendTo(b), `,"p99_ms":`...)

@@ -182,6 +182,10 @@ func TestDeltasAddUpToTheStatus(t *testing.T) {
 				Usable: rapid.Bool().Draw(rt, "usable"), EffectiveWeight: rapid.Float64Range(0, 1e6).Draw(rt, "weight"), InFlight: rapid.Int64().Draw(rt, "flight"),
 				Requests: rapid.Uint64Max(1<<53).Draw(rt, "requests"), Failures: rapid.Uint64Max(9).Draw(rt, "failures"),
 				Latency: admin.Latency{P99: admin.Millis(rapid.Int64Range(0, 1e11).Draw(rt, "p99"))}, EjectedUntil: at.Draw(rt, "until"), EjectedFor: word.Draw(rt, "for"),
+				Rate: rapid.Float64Range(0, 1e5).Draw(rt, "rate"), Ramp: rapid.Float64Range(0, 1).Draw(rt, "ramp"),
+			}
+			if rapid.Bool().Draw(rt, "failed") {
+				in.Failed = []admin.Failure{{Reason: word.Draw(rt, "reason"), Tries: rapid.Uint64Max(9).Draw(rt, "tries"), Again: 1}}
 			}
 			if rapid.Bool().Draw(rt, "tagged") {
 				in.Tags, in.Meta, in.Checks = []string{word.Draw(rt, "tag")}, map[string]string{"k": word.Draw(rt, "meta")}, []admin.Check{{Output: word.Draw(rt, "output")}}
@@ -223,8 +227,12 @@ func TestDeltasAddUpToTheStatus(t *testing.T) {
 			for _, want := range s.Upstreams[0].Instances {
 				got := maps.Clone(known[want["id"].(string)])
 				delete(got, "upstream")
-				maps.DeleteFunc(got, func(_ string, v any) bool { return v == "" })
-				maps.DeleteFunc(want, func(_ string, v any) bool { return v == "" })
+				empty := func(_ string, v any) bool {
+					list, ok := v.([]any)
+					return ok && len(list) == 0 || v == ""
+				}
+				maps.DeleteFunc(got, empty)
+				maps.DeleteFunc(want, empty)
 				if !reflect.DeepEqual(got, want) {
 					rt.Fatalf("knows %v\n of   %v", got, want)
 				}

@@ -95,6 +95,7 @@ type App struct {
 	draining  atomic.Bool     // going down
 	drained   atomic.Bool     // out of service at an operator's word
 	overrides overrides       // what else they hold
+	limited   limited         // whom the limiter limits most
 	served    []config.Listen // the public listeners, which a reload leaves as they are
 	level     slog.Level      // of the log, as the configuration has it
 	ready     chan struct{}   // closed when the app is first ready
@@ -109,6 +110,7 @@ type loaded struct {
 	config *config.Config
 	at     time.Time
 	err    string // why the last reload was refused; empty: it was not
+	faults []admin.Fault
 	errAt  time.Time
 }
 
@@ -473,7 +475,7 @@ func (a *App) Reload(source string) error {
 	}
 	if err != nil {
 		a.metrics.ConfigRefused(source)
-		a.current.Store(&loaded{config: old.config, at: old.at, err: err.Error(), errAt: time.Now()})
+		a.current.Store(&loaded{config: old.config, at: old.at, err: err.Error(), faults: faultsOf(err), errAt: time.Now()})
 		a.log.Error("reload refused", "source", source, "serving", old.config.Hash, "since", old.at, "err", err)
 		a.tell(admin.Event{Kind: "config", Severity: admin.Error, Message: "reload refused: " + err.Error()})
 		return err
@@ -481,6 +483,7 @@ func (a *App) Reload(source string) error {
 	// Nothing below this line can fail.
 	a.take(source, cfg, p, table)
 	a.current.Store(&loaded{config: cfg, at: time.Now()})
+	a.announce(cfg)
 	a.log.Info("reloaded", "source", source, "config", cfg.Hash, "routes", len(cfg.Routes))
 	if keys := old.config.NeedsRestart(cfg); len(keys) > 0 {
 		a.log.Warn("changed settings that need a restart were not taken over", "keys", keys)

@@ -87,6 +87,7 @@ func (a *App) openRegistrar(cfg *config.Config) error {
 		return err
 	}
 	a.registrar = r
+	a.announce(cfg)
 	return nil
 }
 

@@ -252,16 +252,32 @@ func (a *App) judge(text []byte) (*config.Config, admin.Verdict) {
 		}
 		v.Faults = append(v.Faults, admin.Fault{Code: string(config.CodeRead), Severity: "error", Message: message})
 	}
-	if found != nil {
-		for _, f := range found.All {
-			row := admin.Fault{File: f.File, Line: f.Line, Col: f.Col, Path: f.Path, Code: string(f.Code), Severity: "error", Message: f.Message, Hint: f.Hint}
-			if f.Warning {
-				row.Severity = "warning"
-			}
-			v.Faults = append(v.Faults, row)
-		}
-	}
+	v.Faults = append(v.Faults, rowsOf(found)...)
 	return cfg, v
+}
+
+// faultsOf returns what is wrong with a configuration one by one, where the
+// error is of that kind.
+func faultsOf(err error) []admin.Fault {
+	var found *config.Faults
+	if !errors.As(err, &found) {
+		return nil
+	}
+	return rowsOf(found)
+}
+
+func rowsOf(found *config.Faults) (rows []admin.Fault) {
+	if found == nil {
+		return nil
+	}
+	for _, f := range found.All {
+		row := admin.Fault{File: f.File, Line: f.Line, Col: f.Col, Path: f.Path, Code: string(f.Code), Severity: "error", Message: f.Message, Hint: f.Hint}
+		if f.Warning {
+			row.Severity = "warning"
+		}
+		rows = append(rows, row)
+	}
+	return rows
 }
 
 // trial makes an upstream that touches nothing live, to see whether it can be

@@ -55,6 +55,7 @@ var floors = map[string][]string{
 	"pkg/admin/client":          {"pkg/admin"},
 	"pkg/parts":                 {"pkg/admin"},
 	"pkg/chaos":                 {},
+	"pkg/browser":               {},
 	"tools/bench":               {},
 }
 

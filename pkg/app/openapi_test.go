@@ -279,6 +279,7 @@ func TestTheDocumentHasEveryField(t *testing.T) {
 		admin.Explained{}, admin.Outcome{}, admin.Matched{}, admin.PassedOver{}, admin.Step{}, admin.Considered{}, admin.Candidate{}, admin.Send{},
 		admin.HeaderValue{}, admin.Timeouts{}, admin.Retries{}, admin.Done{}, admin.Override{}, admin.Fault{}, admin.Verdict{}, admin.Plan{},
 		admin.Change{}, admin.FieldChange{}, admin.LogLevel{}, admin.RateLimit{}, admin.LimitLeft{},
+		admin.Failure{}, admin.Answers{}, admin.Peer{}, admin.Limits{}, admin.Limited{},
 	} {
 		typ := reflect.TypeOf(v)
 		s := d.Components.Schemas[typ.Name()]

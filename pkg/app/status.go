@@ -20,11 +20,11 @@ func (a *App) status() admin.Status {
 	s := admin.Status{
 		Replica: a.replicaStatus(),
 		Config: admin.Config{Hash: cur.config.Hash, Source: cur.config.Source, LoadedAt: cur.at, State: "ok",
-			Error: cur.err, RefusedAt: cur.errAt},
+			Error: cur.err, Faults: cur.faults, RefusedAt: cur.errAt},
 		Consul:    a.consulStatus(),
 		Redis:     a.redisStatus(),
 		TLS:       a.tlsStatus(),
-		Traffic:   admin.Traffic{Stats: statsOf(a.metrics.Stats())},
+		Traffic:   admin.Traffic{Stats: statsOf(a.metrics.Stats()), Answers: answersOf(a.metrics.Answers())},
 		Upstreams: []admin.Upstream{},
 		Routes:    []admin.Route{},
 		Rejected:  []admin.Rejected{},
@@ -41,8 +41,15 @@ func (a *App) status() admin.Status {
 		s.Rejected = append(s.Rejected, rejected...)
 	}
 	for _, rt := range a.handler.Table().Routes {
-		s.Routes = append(s.Routes, a.routeStatus(cur.config, rt.Config))
+		row := a.routeStatus(cur.config, rt.Config)
+		s.Routes = append(s.Routes, row)
+		if row.RateLimit != "" {
+			d := a.metrics.RateLimitDecisions(row.Name)
+			s.Limits = append(s.Limits, admin.Limits{Route: row.Name, Limit: row.RateLimit,
+				Allowed: d.Allowed, Limited: d.Limited, Local: d.Local, FailOpen: d.FailOpen, FailClosed: d.FailClosed})
+		}
 	}
+	s.Fleet, s.Limited = a.fleet(cur.config), a.limited.list(a.limiter)
 	return s
 }
 
@@ -89,7 +96,10 @@ func (a *App) redisStatus() admin.Dependency {
 		return admin.Dependency{State: "disabled", Detail: "limits are this replica's own"}
 	}
 	d := admin.Dependency{State: "up", Address: a.current.Load().config.Redis.Address(), LastContact: st.LastContact,
-		Latency: admin.Millis(st.Latency), Detail: fmt.Sprintf("%d replicas share limits", st.Replicas)}
+		Latency: admin.Millis(st.Latency), Detail: "limits are shared"}
+	if st.Replicas > 1 {
+		d.Detail = fmt.Sprintf("%d replicas share limits", st.Replicas)
+	}
 	switch {
 	case st.Up:
 	case st.LastContact.IsZero() && st.LastError == "":
@@ -103,9 +113,13 @@ func (a *App) redisStatus() admin.Dependency {
 func (a *App) upstreamStatus(up *upstream) (admin.Upstream, []admin.Rejected) {
 	pool := up.pool.Stats()
 	b := up.proxy.Breaker().Status()
+	members := up.pool.Members()
+	failed, failedBy := up.fates.failures(members)
 	row := admin.Upstream{
 		Name: up.config.Name, Service: up.config.Service, Balance: pool.Policy, Index: pool.Index, UpdatedAt: pool.Updated,
 		InFlight: pool.InFlight, MaxInFlight: up.config.MaxInFlight,
+		Panic: pool.Panic, HeldUntil: pool.GuardedUntil, Failed: failed,
+		Retries: up.fates.retries.Load(), Rescued: up.fates.rescued.Load(),
 		Breaker:   breakerStatus(b),
 		Stats:     statsOf(a.metrics.Upstream(up.config.Name).Stats()),
 		Instances: []admin.Instance{},
@@ -118,19 +132,27 @@ func (a *App) upstreamStatus(up *upstream) (admin.Upstream, []admin.Rejected) {
 			rejected = append(rejected, admin.Rejected{Kind: "instance", Name: r.ID, Service: up.config.Service, Reason: r.Reason})
 		}
 	}
-	for _, m := range up.pool.Members() {
-		row.Instances = append(row.Instances, instanceStatus(m))
+	for _, m := range members {
+		in := instanceStatus(m)
+		in.Failed = failedBy[in.ID]
+		row.Instances = append(row.Instances, in)
 	}
 	return row, rejected
 }
 
 func breakerStatus(b breaker.Status) admin.Breaker {
-	row := admin.Breaker{State: b.State.String(), Since: b.Since, Rejected: b.Counters.ShortCircuited, Forced: b.Forced, ForcedUntil: b.ForcedUntil}
+	row := admin.Breaker{State: b.State.String(), Since: b.Since, Opened: b.Opened, Rejected: b.Counters.ShortCircuited, Forced: b.Forced, ForcedUntil: b.ForcedUntil}
 	switch {
 	case b.Settings.Disabled:
 		row.State = "disabled"
+	case b.Forced:
+		row.Why = "held " + strings.ReplaceAll(row.State, "_", " ") + " by an operator"
 	case b.State != breaker.Closed:
-		row.RetryAt = time.Now().Add(b.RetryAfter)
+		row.Why = fmt.Sprintf("%d of %d tries failed within 10 s", b.Cause.Errors, b.Cause.Requests)
+	}
+	if b.State != breaker.Closed && !b.Settings.Disabled {
+		// To the tenth: what is left of a wait is never asked at the same instant.
+		row.RetryAt = time.Now().Add(b.RetryAfter).Round(100 * time.Millisecond)
 	}
 	return row
 }
@@ -141,6 +163,7 @@ func instanceStatus(m balancer.MemberStatus) admin.Instance {
 		ID: in.ID, Node: in.Node, Datacenter: in.Datacenter, Address: in.Address,
 		Status: in.Status.String(), State: instanceState(m), Usable: m.Serving, Since: m.Since,
 		Weight: m.Weight, EffectiveWeight: m.Effective, InFlight: m.InFlight, Requests: m.Picks, Failures: m.Failures,
+		Rate: m.Recent.Rate, Ramp: m.Ramp,
 		Latency:      admin.Latency{P50: admin.Millis(m.Minute.P50), P95: admin.Millis(m.Minute.P95), P99: admin.Millis(m.Minute.P99)},
 		EjectedUntil: m.EjectedUntil, EjectedFor: m.EjectReason,
 		Version: in.Version, Zone: in.Zone, Tags: in.Tags, Meta: in.Meta,
@@ -169,8 +192,9 @@ func (a *App) routeStatus(cfg *config.Config, rc config.Route) admin.Route {
 		Headers: fields(rc.Match.Headers), Query: fields(rc.Match.Query),
 		Upstream: rc.Upstream.Service, Strip: rc.Upstream.Strip, Prepend: rc.Upstream.Prepend, Policies: rc.Use,
 		Source: "file", Location: fmt.Sprintf("%s:%d", rc.File, rc.Line),
-		Stats: statsOf(a.metrics.Route(rc.Name, rc.Upstream.Service).Stats()),
 	}
+	counted := a.metrics.Route(rc.Name, rc.Upstream.Service)
+	row.Stats, row.Answers = statsOf(counted.Stats()), answersOf(counted.Answers())
 	if rc.Redirect != nil {
 		row.Redirect = rc.Redirect.To
 	}
@@ -199,8 +223,15 @@ func fields(list []config.MatchField) (texts []string) {
 }
 
 func statsOf(s metrics.Stats) admin.Stats {
-	return admin.Stats{Requests: s.Requests, Errors: s.Errors, Limited: s.Limited, Rate: s.Rate,
+	return admin.Stats{Requests: s.Requests, Errors: s.Errors, Limited: s.Limited, Rate: s.Rate, ErrorShare: s.ErrorShare,
 		Latency: admin.Latency{P50: admin.Millis(s.P50), P95: admin.Millis(s.P95), P99: admin.Millis(s.P99)}}
+}
+
+func answersOf(list []metrics.Answers) (rows []admin.Answers) {
+	for _, a := range list {
+		rows = append(rows, admin.Answers{Reason: a.Reason, Count: a.Count})
+	}
+	return rows
 }
 
 // metricsState is what a scrape reads.

@@ -27,6 +27,7 @@ type upstream struct {
 	proxy  *proxy.Upstream
 	cancel func() // ends the subscription to the catalog; nil before it began
 	stop   func() // ends the pool's Run and waits for it
+	fates  *fates // of its tries
 }
 
 // upstreams keeps them by name, apart from the table of routes.
@@ -137,13 +138,17 @@ func (us *upstreams) create(c config.Upstream, b *breaker.Breaker) (*upstream, e
 	if err != nil {
 		return nil, err
 	}
+	fates := newFates()
 	up, err := proxy.NewUpstream(c.Name, pool, b, proxySettings(c), proxy.Options{
-		Log: us.log, Via: us.via, OnAttempt: us.onAttempt,
+		Log: us.log, Via: us.via, OnAttempt: func(a proxy.Attempt) {
+			fates.add(a)
+			us.onAttempt(a)
+		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	fresh.pool, fresh.proxy = pool, up
+	fresh.pool, fresh.proxy, fresh.fates = pool, up, fates
 	return fresh, nil
 }
 

@@ -88,9 +88,15 @@ type Status struct {
 	InFlight    int           // permits held
 	Requests    int           // attempts that count, in the last ten seconds
 	Errors      int           // of those
+	Opened      uint64        // how often it has opened by its numbers
+	Cause       Cause         // of the last opening by its numbers
 	Settings    Settings
 	Counters    Counters
 }
+
+// Cause is what opened a breaker: attempts within ten seconds, and how many of
+// them failed.
+type Cause struct{ Requests, Errors int }
 
 // Breaker guards one upstream. It is made by a Registry and safe for
 // concurrent use.
@@ -162,6 +168,7 @@ func (b *Breaker) Status() Status {
 	}
 	s.Requests, s.Errors = b.window.sum(time.Now())
 	s.Since, s.Forced, s.ForcedUntil = b.since()
+	s.Opened, s.Cause = b.cause()
 	return s
 }
 

@@ -36,6 +36,8 @@ type machine struct {
 	mu      sync.Mutex
 	shown   State // what the last change said
 	shownAt time.Time
+	opens   uint64 // by its numbers
+	opener  Cause  // of the last of them
 	changes []change
 }
 
@@ -107,6 +109,12 @@ func (b *Breaker) since() (at time.Time, forced bool, until time.Time) {
 	return b.shownAt, forced, until
 }
 
+func (b *Breaker) cause() (opened uint64, last Cause) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.opens, b.opener
+}
+
 // set moves the circuit to another state. mu is held.
 func (b *Breaker) set(s State) {
 	epoch, _ := b.current()
@@ -114,6 +122,8 @@ func (b *Breaker) set(s State) {
 		// Only an opening ends a period; a failed probe goes on with it.
 		if _, was := b.current(); was == Closed {
 			b.opened.Store(epoch + 1)
+			b.opens++
+			b.opener.Requests, b.opener.Errors = b.window.sum(time.Now())
 		}
 	}
 	b.word.Store(wordOf(epoch+1, s))

@@ -7,6 +7,7 @@
 package demo
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -17,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -59,6 +61,9 @@ type demo struct {
 	services []*instance
 	app      *app.App
 	traffic  *traffic
+
+	text   []byte      // of the configuration
+	broken atomic.Bool // it has mistakes in it
 }
 
 // Run runs a demo until ctx ends or the viewer quits.
@@ -98,11 +103,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	token := rand.Text()[:12] // of this run: other programs here must not steer it
-	cfg, err := config.Parse("demo.yaml", configText(listen.addr, admin.addr, catalog.addr, redis.addr, token), config.LoadOptions{Pure: true})
+	d.text = configText(listen.addr, admin.addr, catalog.addr, redis.addr, token)
+	cfg, err := d.load()
 	if err != nil {
 		return err
 	}
-	if d.app, err = app.New(cfg, app.Options{Version: o.Version, Log: o.Log, AccessLog: io.Discard, OnEvent: d.screen.event}); err != nil {
+	if d.app, err = app.New(cfg, app.Options{Version: o.Version, Log: o.Log, AccessLog: io.Discard, OnEvent: d.screen.event, Load: d.load}); err != nil {
 		return err
 	}
 	failed := make(chan error, 1)
@@ -141,6 +147,21 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}
 }
+
+// load reads the configuration, as a reload does.
+func (d *demo) load() (*config.Config, error) {
+	text := d.text
+	if d.broken.Load() {
+		text = append(bytes.Replace(text, []byte("timeout: {response: 2s}"), []byte("timout: {response: 2s}"), 1), mistake...)
+	}
+	return config.Parse("demo.yaml", text, config.LoadOptions{Pure: true})
+}
+
+// mistake is a route that a reload refuses.
+const mistake = `  - name: cart
+    match: {path: "/api/cart/**"}
+    upstream: {service: cart, strip: /api/basket}
+`
 
 // place is an address and what the viewer has to know of it.
 type place struct{ addr, note string }

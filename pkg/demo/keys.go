@@ -57,6 +57,10 @@ func (d *demo) press(key byte) {
 	case 'b':
 		d.traffic.burst(2000)
 		d.screen.pressed(key, "2,000 requests at once")
+	case 'm':
+		d.broken.Store(true)
+		err := d.app.Reload("file")
+		d.screen.pressed(key, fmt.Sprintf("a configuration with mistakes: %v", err))
 	case 't':
 		if d.traffic.toggle() {
 			d.screen.pressed(key, "traffic on")
@@ -74,6 +78,11 @@ func (d *demo) heal() {
 	d.catalog.SetFaults(devcatalog.Faults{})
 	if err := d.redis.Restart(); err != nil { // it runs already, or its port is taken
 		d.o.Log.Debug("embedded redis was not restarted", "err", err)
+	}
+	if d.broken.Swap(false) {
+		if err := d.app.Reload("file"); err != nil {
+			d.screen.printf("  %v\n", err)
+		}
 	}
 	for _, in := range d.services {
 		in.delay.Store(0)

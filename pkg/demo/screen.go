@@ -49,7 +49,8 @@ func (s *screen) guide(command, listen, admin, catalog, token string, keys bool)
 `, local(listen), local(admin), catalog, command, elsewhere, token)
 	if keys {
 		s.printf(`  Break things (press a key):  k kill orders-2   l slow inventory   e make flaky fail   c cut Consul
-                               r cut Redis       b burst traffic    h heal all          t traffic   q quit
+                               r cut Redis       b burst traffic    m mistake in the configuration
+                               h heal all        t traffic          q quit
 `)
 	}
 }

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,7 +12,12 @@ import (
 var decisionWords = [...]string{"allowed", "limited", "fail_open", "fail_closed", "local"}
 
 // decisions are the counters of one policy, by decisionWords.
-type decisions [len(decisionWords)]prometheus.Counter
+type decisions [len(decisionWords)]decision
+
+type decision struct {
+	counter prometheus.Counter
+	count   atomic.Uint64 // the same, for the status page
+}
 
 // RateLimitDecision counts a decision of the limiter: allowed, limited,
 // fail_open, fail_closed or local. Other words are not counted.
@@ -21,7 +27,8 @@ func (m *Metrics) RateLimitDecision(policy, decision string) {
 		d = m.policy(orNone(policy))
 	}
 	if i := slices.Index(decisionWords[:], decision); i >= 0 {
-		d[i].Inc()
+		d[i].counter.Inc()
+		d[i].count.Add(1)
 	}
 }
 
@@ -38,7 +45,7 @@ func (m *Metrics) policy(name string) *decisions {
 	}
 	d := new(decisions)
 	for i, word := range decisionWords {
-		d[i] = m.decisions.create(label, word)
+		d[i].counter = m.decisions.create(label, word)
 	}
 	m.policies.put(name, d)
 	return d

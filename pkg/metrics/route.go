@@ -51,7 +51,7 @@ type account struct {
 	in, out  prometheus.Counter
 	retries  prometheus.Counter
 	budget   prometheus.Counter
-	local    map[string]prometheus.Counter // by reason; never written after creation
+	local    map[string]*answered // by reason; never written after creation
 	window   window
 }
 
@@ -114,14 +114,14 @@ func (m *Metrics) accountLocked(name string) *account {
 		out:      m.responseBytes.create(name),
 		retries:  m.retries.create(name),
 		budget:   m.budget.create(name),
-		local:    make(map[string]prometheus.Counter, len(m.options.Reasons)),
+		local:    make(map[string]*answered, len(m.options.Reasons)),
 	}
 	label := name
 	if !m.local.room(len(m.options.Reasons)) {
 		label = Overflow
 	}
 	for _, reason := range m.options.Reasons {
-		a.local[reason] = m.local.create(label, reason)
+		a.local[reason] = &answered{counter: m.local.create(label, reason)}
 	}
 	m.accounts[name] = a
 	return a
@@ -166,7 +166,8 @@ func (r *Route) End(q Request) {
 	}
 	if q.Reason != "" {
 		if c := a.local[q.Reason]; c != nil {
-			c.Inc()
+			c.counter.Inc()
+			c.count.Add(1)
 		}
 	}
 	now := time.Now()
@@ -233,9 +234,3 @@ func (r *Route) histogram(class int) prometheus.Observer {
 	r.duration[class].Store(&h)
 	return h
 }
-
-// Stats returns what the route's name did, for the status page.
-func (r *Route) Stats() Stats { return r.account.window.stats(time.Now()) }
-
-// Stats returns what all routes did together, for the status page.
-func (m *Metrics) Stats() Stats { return m.total.stats(time.Now()) }
