@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -40,6 +41,11 @@ func (b *builder) canonicalise(c *Config) {
 	for _, m := range c.Auth {
 		if m.APIKey != nil {
 			m.APIKey.Header = http.CanonicalHeaderKey(m.APIKey.Header)
+		}
+		if f := m.ForwardAuth; f != nil {
+			canonicalKeys(f.RequestHeaders)
+			canonicalKeys(f.ResponseHeaders)
+			f.ConsumerHeader, f.GroupsHeader = http.CanonicalHeaderKey(f.ConsumerHeader), http.CanonicalHeaderKey(f.GroupsHeader)
 		}
 	}
 	for i := range c.Policies {
@@ -97,6 +103,16 @@ func canonicalSource(text string) string {
 }
 
 func (m *Middleware) canonicalise() {
+	if a := m.Auth; a != nil {
+		for i := range a.ByMethod {
+			upper(a.ByMethod[i].Methods)
+		}
+	}
+	if c := m.IP; c != nil {
+		for i := range c.ByMethod {
+			upper(c.ByMethod[i].Methods)
+		}
+	}
 	if l := m.RateLimit; l != nil {
 		if l.Rate != (Limit{}) && len(l.Limits) == 0 {
 			l.Limits, l.Rate = []Limit{l.Rate}, Limit{}
@@ -161,6 +177,12 @@ func (m *Match) canonicalise() {
 	}
 }
 
+func canonicalKeys(list []string) {
+	for i, s := range list {
+		list[i] = http.CanonicalHeaderKey(s)
+	}
+}
+
 func upper(list []string) {
 	for i, s := range list {
 		list[i] = strings.ToUpper(s)
@@ -186,7 +208,7 @@ func canonicalHost(host string) string {
 }
 
 // addImplicit appends an upstream by defaults for every Consul service that a
-// route names and no upstream is for.
+// route or a method of auth names and no upstream is for.
 func (c *Config) addImplicit() {
 	if c.Consul.Disabled {
 		return
@@ -195,9 +217,15 @@ func (c *Config) addImplicit() {
 	for _, u := range c.Upstreams {
 		have[u.Name] = true
 	}
+	var services []string
 	for _, r := range c.Routes {
-		service := r.Upstream.Service
-		if service == "" || r.Redirect != nil || have[service] {
+		if r.Redirect == nil {
+			services = append(services, r.Upstream.Service)
+		}
+	}
+	services = slices.AppendSeq(services, maps.Values(c.asked()))
+	for _, service := range services {
+		if service == "" || have[service] {
 			continue
 		}
 		have[service] = true
@@ -285,4 +313,13 @@ func differences(out *[]string, path string, a, b reflect.Value) {
 	default:
 		*out = append(*out, path)
 	}
+}
+
+// WithHead returns the methods of a list as requests have them: a list with GET
+// has HEAD as well, which asks for the same without its body.
+func WithHead(methods []string) []string {
+	if slices.Contains(methods, http.MethodGet) && !slices.Contains(methods, http.MethodHead) {
+		return append(slices.Clone(methods), http.MethodHead)
+	}
+	return methods
 }

@@ -48,6 +48,10 @@ func (b *builder) check(c *Config) {
 			upstreams.add(u.Name)
 		}
 	}
+	asked := c.asked()
+	for _, path := range slices.Sorted(maps.Keys(asked)) {
+		b.checkService(c, upstreams, path, asked[path])
+	}
 	for i, r := range c.Routes {
 		if p := at("routes", i); !b.broken[p] {
 			b.checkRoute(p, r)
@@ -55,6 +59,7 @@ func (b *builder) check(c *Config) {
 			b.checkService(c, upstreams, join(p, "upstream.service"), r.Upstream.Service)
 		}
 	}
+	b.checkDefault(c)
 	b.checkOverlaps(c)
 }
 

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -80,11 +81,11 @@ func (b *builder) checkConsumers(c *Config) {
 				b.bad(join(lp, "bcrypt"), mask, CodeFormat, "is no bcrypt hash ($2y$10$..., 60 characters)", "htpasswd -nB NAME makes one; never write the password itself here")
 			}
 		}
-		for j, claim := range k.JWT {
-			jp := at(join(p, "jwt"), j)
+		for j, claim := range k.Claims {
+			jp := at(join(p, "claims"), j)
 			m := slices.IndexFunc(c.Auth, func(m AuthMethod) bool { return m.Name == claim.Method })
-			if claim.Method != "" && (m < 0 || c.Auth[m].JWT == nil && b.sound(at("auth", m))) {
-				b.bad(join(jp, "method"), claim.Method, CodeReference, "is no method of auth with jwt", didYouMean(claim.Method, tokenMethods(c.Auth)))
+			if claim.Method != "" && (m < 0 || c.Auth[m].JWT == nil && c.Auth[m].Introspection == nil && b.sound(at("auth", m))) {
+				b.bad(join(jp, "method"), claim.Method, CodeReference, "is no method of auth with tokens", didYouMean(claim.Method, tokenMethods(c.Auth)))
 			}
 			if first, ok := claims[claim]; ok {
 				b.bad(jp, claim.Equals, CodeNameTwice, "makes a token two consumers: "+first+" has the same", "")
@@ -150,7 +151,7 @@ func methodNames(list []AuthMethod) []string {
 func tokenMethods(list []AuthMethod) []string {
 	var names []string
 	for _, m := range list {
-		if m.JWT != nil {
+		if m.JWT != nil || m.Introspection != nil {
 			names = append(names, m.Name)
 		}
 	}
@@ -165,15 +166,7 @@ func (b *builder) checkMethods(c *Config) {
 			continue
 		}
 		b.identifier(join(p, "name"), m.Name)
-		kinds := 0
-		for _, has := range []bool{m.APIKey != nil, m.JWT != nil, m.Basic != nil, m.MTLS != nil} {
-			if has {
-				kinds++
-			}
-		}
-		if kinds != 1 && b.sound(p) {
-			b.fault(Fault{Path: p, Code: CodeContradicts, Message: fmt.Sprintf("%s has %d of api_key, jwt, basic and mtls, and needs exactly one", b.label(p), kinds)})
-		}
+		b.checkKind(p, m)
 		if k := m.APIKey; k != nil {
 			kp := join(p, "api_key")
 			switch {
@@ -188,6 +181,12 @@ func (b *builder) checkMethods(c *Config) {
 		}
 		if m.JWT != nil {
 			b.checkJWT(join(p, "jwt"), *m.JWT)
+		}
+		if m.Introspection != nil {
+			b.checkIntrospection(join(p, "introspection"), *m.Introspection)
+		}
+		if m.ForwardAuth != nil {
+			b.checkForwardAuth(join(p, "forward_auth"), *m.ForwardAuth)
 		}
 		if m.MTLS != nil {
 			b.checkMTLS(c, join(p, "mtls"), *m.MTLS)
@@ -245,8 +244,8 @@ func (b *builder) checkJWT(path string, j JWTMethod) {
 	switch {
 	case least > 0 && asymmetric > 0:
 		b.fault(Fault{Path: join(path, "algorithms"), Code: CodeContradicts, Message: fmt.Sprintf("%s mixes HS algorithms with others", join(path, "algorithms")), Hint: "make two methods of it"})
-	case sources != 1:
-		b.fault(Fault{Path: path, Code: CodeContradicts, Message: fmt.Sprintf("%s has %d of jwks_file, jwks_uri and secret, and needs exactly one", path, sources)})
+	case sources > 1:
+		b.fault(Fault{Path: path, Code: CodeContradicts, Message: fmt.Sprintf("%s has %d of jwks_file, jwks_uri and secret, and needs one", path, sources)})
 	case least > 0 && j.Secret.Empty():
 		b.fault(Fault{Path: join(path, "algorithms"), Code: CodeContradicts, Message: path + " has HS algorithms without a secret"})
 	case asymmetric > 0 && !j.Secret.Empty():
@@ -254,18 +253,20 @@ func (b *builder) checkJWT(path string, j JWTMethod) {
 	case least > 0 && len(j.Secret.Reveal()) < least && j.Secret.Reveal() != mask:
 		b.fault(Fault{Path: join(path, "secret"), Code: CodeRange, Message: fmt.Sprintf("%s is shorter than the %d bytes that the algorithm asks for (RFC 7518 section 3.2)", join(path, "secret"), least)})
 	}
-	if j.JWKSURI != "" {
-		up := join(path, "jwks_uri")
-		u, err := url.Parse(j.JWKSURI)
-		switch {
-		case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-			b.bad(up, j.JWKSURI, CodeAddress, "is no URL (want https://HOST/PATH)", "")
-		case u.User != nil:
-			b.bad(up, mask, CodeAddress, "has a password in it", "")
-		case u.Scheme == "http" && !loopback(u.Hostname()):
-			b.warn(up, CodeFormat, up+" is not https: whoever is on the way can put keys of their own into it", "")
+	switch {
+	case j.JWKSURI != "":
+		b.askedURL(join(path, "jwks_uri"), j.JWKSURI, j.Insecure)
+	case sources == 0 && least == 0: // by the issuer's metadata
+		if u, err := url.Parse(j.Issuer); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+			b.fault(Fault{Path: path, Code: CodeMissing, Message: path + " has none of jwks_file, jwks_uri and secret, and the issuer is no URL whose metadata could name them", Hint: "write jwks_uri: https://HOST/PATH"})
+		} else {
+			b.askedURL(join(path, "issuer"), j.Issuer, j.Insecure)
 		}
 	}
+	b.checkTokenRules(path, j.TokenRules)
+}
+
+func (b *builder) checkTokenRules(path string, j TokenRules) {
 	if len(j.Audience) == 0 {
 		b.warn(join(path, "audience"), CodeMissing, b.label(path)+" has no audience: tokens that the issuer made for other services are accepted", "write audience: [NAME OF THIS API]")
 	}
@@ -295,20 +296,24 @@ func (b *builder) checkAuth(path string, a *Auth) {
 		return
 	}
 	methods := len(a.AnyOf) + len(a.AllOf)
-	asks := len(a.Groups) + len(a.Scopes) + len(a.Consumers)
+	asks := a.Needs.count()
+	for _, m := range a.ByMethod {
+		asks += m.Needs.count()
+	}
 	switch {
 	case methods == 0 && !a.Anonymous:
 		b.fault(Fault{Path: path, Code: CodeMissing, Message: path + " has neither any_of nor all_of", Hint: "write any_of: [...], or anonymous: true to let everybody pass"})
 	case asks > 0 && a.Anonymous:
-		b.fault(Fault{Path: join(path, "anonymous"), Code: CodeContradicts, Message: path + " lets anonymous callers pass and asks for consumers, groups or scopes, which they never have"})
+		b.fault(Fault{Path: join(path, "anonymous"), Code: CodeContradicts, Message: path + " lets anonymous callers pass and asks for what they never have"})
 	}
-	for _, list := range []struct {
-		key   string
-		names []string
-	}{{"consumers", a.Consumers}, {"groups", a.Groups}, {"scopes", a.Scopes}} {
-		for i, name := range list.names {
-			b.identifier(at(join(path, list.key), i), name)
+	b.checkNeeds(path, a.Needs)
+	for i, m := range a.ByMethod {
+		p := at(join(path, "by_method"), i)
+		b.checkMethodNames(p, m.Methods)
+		if m.Needs.count() == 0 && b.sound(p) {
+			b.fault(Fault{Path: p, Code: CodeMissing, Message: p + " asks for nothing", Hint: "write scopes: [...], groups: [...], roles: [...], claims: [...] or consumers: [...]"})
 		}
+		b.checkNeeds(p, m.Needs)
 	}
 	known := methodNames(b.methods)
 	for _, list := range []struct {
@@ -323,6 +328,94 @@ func (b *builder) checkAuth(path string, a *Auth) {
 			case !slices.Contains(known, name):
 				b.bad(p, name, CodeReference, "is no method of auth (have: "+strings.Join(known, ", ")+")", didYouMean(name, known))
 			}
+		}
+	}
+}
+
+// count returns how many things are asked for.
+func (n Needs) count() int {
+	return len(n.Consumers) + len(n.Groups) + len(n.Roles) + len(n.Scopes) + len(n.Claims)
+}
+
+func (b *builder) checkNeeds(path string, n Needs) {
+	for _, list := range []struct {
+		key   string
+		names []string
+	}{{"consumers", n.Consumers}, {"groups", n.Groups}, {"roles", n.Roles}, {"scopes", n.Scopes}} {
+		for i, name := range list.names {
+			b.identifier(at(join(path, list.key), i), name)
+		}
+	}
+}
+
+// checkMethodNames checks the HTTP methods of an entry of by_method.
+func (b *builder) checkMethodNames(path string, methods []string) {
+	for i, m := range methods {
+		p := at(join(path, "methods"), i)
+		b.method(p, m)
+		if slices.Contains(methods[:i], m) {
+			b.bad(p, m, CodeNameTwice, "is listed twice", "")
+		}
+	}
+}
+
+// checkIP checks the section of a policy or route. One that says nothing is a
+// fault, since it would leave open what was to be closed.
+func (b *builder) checkIP(path string, c *IP) {
+	if c == nil {
+		if b.written(path) && b.sound(path) {
+			b.fault(Fault{Path: path, Code: CodeMissing, Message: path + " is empty", Hint: "write allow: [10.0.0.0/8] or deny: [...]"})
+		}
+		return
+	}
+	if !b.sound(path) {
+		return
+	}
+	if len(c.Allow)+len(c.Deny)+len(c.ByMethod) == 0 {
+		b.fault(Fault{Path: path, Code: CodeMissing, Message: path + " has neither allow nor deny", Hint: "write allow: [10.0.0.0/8] or deny: [...]; 0.0.0.0/0 and ::/0 are all addresses"})
+	}
+	b.checkAddresses(path, c.Allow, c.Deny)
+	taken := map[string]string{}
+	for i, m := range c.ByMethod {
+		p := at(join(path, "by_method"), i)
+		b.checkMethodNames(p, m.Methods)
+		for j, name := range m.Methods {
+			b.taken(taken, at(join(p, "methods"), j), name, name)
+		}
+		if len(m.Allow)+len(m.Deny) == 0 && b.sound(p) {
+			b.fault(Fault{Path: p, Code: CodeMissing, Message: p + " has neither allow nor deny", Hint: "write allow: [10.0.0.0/8] or deny: [...]"})
+		}
+		b.checkAddresses(p, m.Allow, m.Deny)
+	}
+}
+
+func (b *builder) checkAddresses(path string, allow, deny []netip.Prefix) {
+	for _, list := range []struct {
+		key   string
+		names []netip.Prefix
+	}{{"allow", allow}, {"deny", deny}} {
+		for i, n := range list.names {
+			if slices.Contains(list.names[:i], n) {
+				b.bad(at(join(path, list.key), i), n.String(), CodeNameTwice, "is listed twice", "")
+			}
+		}
+	}
+	for i, n := range allow {
+		if j := slices.IndexFunc(deny, func(d netip.Prefix) bool { return d.Bits() <= n.Bits() && d.Contains(n.Addr()) }); j >= 0 && b.sound(path) {
+			b.warn(at(join(path, "allow"), i), CodeNoEffect, fmt.Sprintf("%s %s has no effect: %s is denied", at(join(path, "allow"), i), n, deny[j]), "")
+		}
+	}
+}
+
+// checkDefault refuses routes that nobody has decided about where the
+// configuration says default: deny.
+func (b *builder) checkDefault(c *Config) {
+	if c.Default != "deny" {
+		return
+	}
+	for i, r := range c.Routes {
+		if p := at("routes", i); c.Chain(r).Auth == nil && b.sound(p) && !b.written(join(p, "auth")) && !slices.ContainsFunc(r.Use, func(name string) bool { _, ok := c.Policy(name); return !ok }) {
+			b.fault(Fault{Path: p, Code: CodeMissing, Message: b.label(p) + " has no auth, and the configuration says default: deny", Hint: "write auth: {any_of: [...]}, or auth: {anonymous: true} to let everybody pass"})
 		}
 	}
 }

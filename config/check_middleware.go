@@ -9,6 +9,7 @@ import (
 
 // checkMiddleware checks the sections of a policy or route at path.
 func (b *builder) checkMiddleware(path string, m Middleware) {
+	b.checkIP(join(path, "ip"), m.IP)
 	b.checkAuth(join(path, "auth"), m.Auth)
 	if m.RateLimit != nil {
 		b.checkRateLimit(join(path, "rate_limit"), *m.RateLimit)

@@ -35,6 +35,7 @@ const (
 	CodeClose        Code = "PC1026"
 	CodeNoEffect     Code = "PC1027"
 	CodeHeader       Code = "PC1028"
+	CodeFailOpen     Code = "PC1029"
 	CodeCertificate  Code = "PC1040"
 	CodeExpiry       Code = "PC1041"
 	CodeKeyOpen      Code = "PC1042"
@@ -79,6 +80,7 @@ func Codes() []CodeInfo {
 		{CodeClose, "name close to another", "A route names a Consul service that no upstream is for, but an upstream has nearly that name. The service gets an upstream of its own, with default settings.", "Take the suggestion if it is a typing mistake; otherwise add the service to upstreams, which silences this."},
 		{CodeNoEffect, "setting without effect", "The key is written where it changes nothing.", "Remove it, or write what it needs to work."},
 		{CodeHeader, "bad header field or method", "Field names and methods are tokens (letters, digits and -_.!#$%&'*+^`|~), values have no line breaks, and fields that frame a message cannot be set.", "Correct the name or value."},
+		{CodeFailOpen, "open where it fails", "The setting lets requests pass unchecked while what would check them does not answer.", "Write closed, unless an outage should open the route."},
 		{CodeCertificate, "certificate that cannot be used", "A certificate, key or bundle of issuers cannot be read, is not PEM, or key and certificate do not belong together.", "Check the path, the permissions, and that both files are of the same renewal; openssl x509 -in FILE -noout -text shows a certificate."},
 		{CodeExpiry, "certificate expires", "The certificate has expired, is not valid yet, or expires within two weeks.", "Renew it; a renewed file is used at once, without a reload."},
 		{CodeKeyOpen, "key that others may read", "Every user of the machine may read the private key.", "chmod o-rwx FILE."},

@@ -19,6 +19,7 @@ import (
 // docs/config.md repeats.
 type Config struct {
 	Version      int          `yaml:"version" enum:"1"`           // the format's
+	Default      string       `yaml:"default" enum:"allow|deny"`  // deny: a route without auth keeps the configuration from loading
 	Listen       []Listen     `yaml:"listen" restart:"yes"`       // public listeners
 	Admin        Admin        `yaml:"admin" restart:"yes"`        // the operators' listener
 	Consul       Consul       `yaml:"consul" restart:"yes"`       // how to reach the agent
@@ -65,6 +66,7 @@ type Listen struct {
 	RedirectToTLS  int            `yaml:"redirect_to_tls" min:"0" max:"65535"` // port that clients of this clear listener are sent to with 308, as 443; 0: they are served
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`                     // whose forwarding headers are believed
 	EncodedSlash   string         `yaml:"encoded_slash" enum:"reject|keep"`    // what to do with %2F in a path
+	Default        string         `yaml:"default" enum:"allow|deny"`           // deny: routes without auth answer 403 here
 	Limits         ListenLimits   `yaml:"limits"`                              // what clients can make the gateway hold
 	Timeouts       ListenTimeouts `yaml:"timeouts"`                            // how long a client may take
 }
@@ -181,13 +183,14 @@ type Registration struct {
 }
 
 // Consumer is a caller that the gateway knows by name. Its credentials work
-// with every method of their kind, but for those of jwt, which name theirs.
+// with every method of their kind, but for claims, which name theirs.
 type Consumer struct {
 	Name    string          `yaml:"name" required:"true"` // for logs, limits and X-Consumer-Name
 	Groups  []string        `yaml:"groups"`               // that routes may ask for
+	Roles   []string        `yaml:"roles"`                // that routes may ask for
 	APIKeys []APIKey        `yaml:"api_keys"`             // keys that are this consumer; several while one is replaced
 	Basic   []BasicLogin    `yaml:"basic"`                // names and passwords that are this consumer
-	JWT     []ConsumerClaim `yaml:"jwt"`                  // tokens that are this consumer, by a claim
+	Claims  []ConsumerClaim `yaml:"claims"`               // tokens that are this consumer, by a claim
 	MTLS    []ConsumerCert  `yaml:"mtls"`                 // client certificates that are this consumer
 }
 
@@ -205,7 +208,7 @@ type BasicLogin struct {
 
 // ConsumerClaim makes every token of a method with that claim a consumer's.
 type ConsumerClaim struct {
-	Method string `yaml:"method" required:"true"` // a method of auth with jwt
+	Method string `yaml:"method" required:"true"` // a method of auth with tokens
 	Claim  string `yaml:"claim" required:"true"`  // as azp or client_id
 	Equals string `yaml:"equals" required:"true"` // the claim's text, or one of its list
 }
@@ -221,11 +224,13 @@ type ConsumerCert struct {
 // AuthMethod is a named way to find out who calls: exactly one of its
 // sections. The methods api-key, basic and mtls exist without being written.
 type AuthMethod struct {
-	Name   string        `yaml:"name" required:"true"` // what routes ask for it by
-	APIKey *APIKeyMethod `yaml:"api_key"`              // a key in a header field or query parameter
-	JWT    *JWTMethod    `yaml:"jwt"`                  // a signed token of an issuer
-	Basic  *BasicMethod  `yaml:"basic"`                // user name and password (RFC 7617)
-	MTLS   *MTLSMethod   `yaml:"mtls"`                 // a client certificate, on listeners with client_auth
+	Name          string               `yaml:"name" required:"true"` // what routes ask for it by
+	APIKey        *APIKeyMethod        `yaml:"api_key"`              // a key in a header field or query parameter
+	JWT           *JWTMethod           `yaml:"jwt"`                  // a signed token of an issuer
+	Introspection *IntrospectionMethod `yaml:"introspection"`        // a token that its issuer is asked about (RFC 7662)
+	ForwardAuth   *ForwardAuthMethod   `yaml:"forward_auth"`         // whatever a service of yours says
+	Basic         *BasicMethod         `yaml:"basic"`                // user name and password (RFC 7617)
+	MTLS          *MTLSMethod          `yaml:"mtls"`                 // a client certificate, on listeners with client_auth
 }
 
 // APIKeyMethod says where the key stands.
@@ -249,27 +254,72 @@ type MTLSMethod struct {
 // JWTMethod says which tokens are accepted (RFC 7519), from Authorization:
 // Bearer. Every token needs an expiry.
 type JWTMethod struct {
-	Issuer         string        `yaml:"issuer" required:"true"`                 // exactly what iss has to be
+	Issuer     string        `yaml:"issuer" required:"true"`      // exactly what iss has to be
+	Algorithms []string      `yaml:"algorithms" required:"true"`  // RS256 to RS512, PS256 to PS512, ES256 to ES512, EdDSA, HS256 to HS512; whatever the token says
+	JWKSFile   string        `yaml:"jwks_file"`                   // file with the issuer's keys (RFC 7517), re-read on change
+	JWKSURI    string        `yaml:"jwks_uri"`                    // URL of the issuer's keys; with neither it, jwks_file nor secret the issuer's metadata names it (OpenID Connect Discovery)
+	Insecure   bool          `yaml:"insecure"`                    // take metadata and keys over http from other machines; for tests only
+	Secret     Secret        `yaml:"secret"`                      // for the HS algorithms, and only these, at least as long as the hash
+	Refresh    time.Duration `yaml:"refresh" min:"10s" max:"24h"` // how often jwks_uri is fetched; old keys serve while the issuer is away
+	Cooldown   time.Duration `yaml:"cooldown" min:"1s" max:"1h"`  // between two fetches because of keys that are not known
+	TokenRules `yaml:",inline"`
+}
+
+// TokenRules say what a token's claims have to be and what they mean. A claim
+// inside another is named with dots, as realm_access.roles, where no claim has
+// the whole name.
+type TokenRules struct {
 	Audience       []string      `yaml:"audience"`                               // one of which aud has to hold; empty: any
-	Algorithms     []string      `yaml:"algorithms" required:"true"`             // RS256 to RS512, PS256 to PS512, ES256 to ES512, EdDSA, HS256 to HS512; whatever the token says
-	JWKSFile       string        `yaml:"jwks_file"`                              // file with the issuer's keys (RFC 7517), re-read on change
-	JWKSURI        string        `yaml:"jwks_uri"`                               // URL of the issuer's keys
-	Secret         Secret        `yaml:"secret"`                                 // for the HS algorithms, and only these, at least as long as the hash
-	Refresh        time.Duration `yaml:"refresh" min:"10s" max:"24h"`            // how often jwks_uri is fetched; old keys serve while the issuer is away
-	Cooldown       time.Duration `yaml:"cooldown" min:"1s" max:"1h"`             // between two fetches because of keys that are not known
 	ClockSkew      time.Duration `yaml:"clock_skew" max:"5m"`                    // that exp, nbf and iat may be off
 	MaxTokenBytes  Size          `yaml:"max_token_bytes" min:"256B" max:"64KiB"` // longer tokens are refused unread
 	RequiredClaims []Claim       `yaml:"required_claims"`                        // all of them
 	Scopes         []string      `yaml:"scopes"`                                 // all of which every token needs, in scope or scp
-	ConsumerClaim  string        `yaml:"consumer_claim"`                         // whose text names the caller where no consumer's jwt matches
+	ConsumerClaim  string        `yaml:"consumer_claim"`                         // whose text names the caller where no consumer's claims match
 	ConsumerPrefix string        `yaml:"consumer_prefix"`                        // in front of that name, to tell issuers apart
 	GroupsClaim    string        `yaml:"groups_claim"`                           // whose list adds groups; empty: tokens bring none
+	RolesClaim     string        `yaml:"roles_claim"`                            // whose list adds roles; empty: tokens bring none
 	ForwardClaims  []string      `yaml:"forward_claims"`                         // that instances get as X-Consumer-Claim-NAME
+}
+
+// IntrospectionMethod says which authorisation server is asked about tokens
+// (RFC 7662), from Authorization: Bearer. While it does not answer, tokens that
+// it was not asked about lately are answered 503.
+type IntrospectionMethod struct {
+	URL          string        `yaml:"url"`                           // of its introspection endpoint
+	Service      string        `yaml:"service"`                       // instead of url: an upstream's name or a Consul service
+	Path         string        `yaml:"path"`                          // of the endpoint at the service
+	ClientID     string        `yaml:"client_id" required:"true"`     // by which the gateway is known there
+	ClientSecret Secret        `yaml:"client_secret" required:"true"` // of that client, at best ${file:...}
+	ClientAuth   string        `yaml:"client_auth" enum:"basic|post"` // how the two are sent: as HTTP basic, or in the form
+	Issuer       string        `yaml:"issuer"`                        // exactly what iss has to be; empty: it is not looked at
+	Insecure     bool          `yaml:"insecure"`                      // send tokens over http to other machines; for tests only
+	Timeout      time.Duration `yaml:"timeout" min:"10ms" max:"30s"`  // of one question
+	CacheTTL     time.Duration `yaml:"cache_ttl" max:"24h"`           // how long an active token is believed without asking again, never beyond its exp; a token that is revoked is let in until then
+	NegativeTTL  time.Duration `yaml:"negative_ttl" max:"1h"`         // how long one that is not active is refused without asking again
+	TokenRules   `yaml:",inline"`
+}
+
+// ForwardAuthMethod asks a service of yours whether a request may pass. The
+// service gets a GET with X-Forwarded-Method, -Uri, -Host, -Proto and -For, some
+// of the request's header fields and no body. What it answers with 2xx passes;
+// its answers 401, 403 and 3xx go to the client; everything else, and no answer
+// in time, is answered 503.
+type ForwardAuthMethod struct {
+	URL             string        `yaml:"url"`                          // that is asked
+	Service         string        `yaml:"service"`                      // instead of url: an upstream's name or a Consul service
+	Path            string        `yaml:"path"`                         // at the service
+	Insecure        bool          `yaml:"insecure"`                     // send credentials over http to other machines; for tests only
+	Timeout         time.Duration `yaml:"timeout" min:"10ms" max:"30s"` // of one question
+	RequestHeaders  []string      `yaml:"request_headers"`              // of the client's request that the service gets
+	ResponseHeaders []string      `yaml:"response_headers"`             // of the service's answer that instances get; nobody else can set them on any route
+	ConsumerHeader  string        `yaml:"consumer_header"`              // of the answer, which names the caller; empty: the caller has no name
+	GroupsHeader    string        `yaml:"groups_header"`                // of the answer, with the caller's groups and commas between
+	OnError         string        `yaml:"on_error" enum:"closed|open"`  // where the service does not answer: refuse with 503, or let everybody pass
 }
 
 // Claim asks for a claim of a token.
 type Claim struct {
-	Name   string `yaml:"name" required:"true"` // of the claim
+	Name   string `yaml:"name" required:"true"` // of the claim, with dots for one inside another
 	Equals string `yaml:"equals"`               // its text, or one of its list; empty: it only has to be there
 }
 
@@ -291,20 +341,55 @@ type Middleware struct {
 	SecureHeaders *SecureHeaders `yaml:"secure_headers"` // what browsers are told to refuse, and what instances tell too much
 	Compress      *Compress      `yaml:"compress"`       // answers, for clients that accept it
 	Decompress    *Decompress    `yaml:"decompress"`     // request bodies, for instances that do not
+	IP            *IP            `yaml:"ip"`             // from where, before anybody is asked who it is
 }
 
 // Auth says who may pass. Without a valid credential the answer is 401, with
 // one that does not suffice 403. A credential that is not valid never passes
 // as none.
 type Auth struct {
-	Realm                string   `yaml:"realm"`                                    // of the challenges; empty: proconsul
-	AnyOf                []string `yaml:"any_of"`                                   // methods, one of which has to succeed
-	AllOf                []string `yaml:"all_of"`                                   // methods that all have to succeed; the first names the consumer
-	Anonymous            bool     `yaml:"anonymous"`                                // let pass who shows no credential at all
-	Consumers            []string `yaml:"consumers"`                                // only these; empty: all
-	Groups               []string `yaml:"groups"`                                   // one of which the consumer needs; empty: none
-	Scopes               []string `yaml:"scopes"`                                   // all of which the token needs
-	ForwardAuthorization string   `yaml:"forward_authorization" enum:"remove|keep"` // whether instances see the credentials that the methods read
+	Realm                string   `yaml:"realm"`     // of the challenges; empty: proconsul
+	AnyOf                []string `yaml:"any_of"`    // methods, one of which has to succeed
+	AllOf                []string `yaml:"all_of"`    // methods that all have to succeed; the first names the consumer
+	Anonymous            bool     `yaml:"anonymous"` // let pass who shows no credential at all
+	Needs                `yaml:",inline"`
+	ByMethod             []MethodNeeds `yaml:"by_method"`                                // what some methods need beside that
+	ForwardAuthorization string        `yaml:"forward_authorization" enum:"remove|keep"` // whether instances see the credentials that the methods read
+}
+
+// Needs is what a known caller has to be or to have.
+type Needs struct {
+	Consumers []string `yaml:"consumers"` // only these; empty: all
+	Groups    []string `yaml:"groups"`    // one of which the consumer needs; empty: none
+	Roles     []string `yaml:"roles"`     // one of which the consumer needs; empty: none
+	Scopes    []string `yaml:"scopes"`    // all of which the token needs
+	Claims    []Claim  `yaml:"claims"`    // all of which the token needs
+}
+
+// MethodNeeds are the needs of some HTTP methods. Every entry that has the
+// request's method counts; a request of a method that none has needs only what
+// the section asks of all.
+type MethodNeeds struct {
+	Methods []string `yaml:"methods" required:"true"` // GET is HEAD too
+	Needs   `yaml:",inline"`
+}
+
+// IP says from which addresses requests are taken, by the client's address as
+// the listener's trusted proxies tell it. Others are answered 403 before
+// credentials are looked at. Of a section with allow and deny both count: an
+// address has to be allowed and not denied.
+type IP struct {
+	Allow    []netip.Prefix `yaml:"allow"`     // only these; empty: all
+	Deny     []netip.Prefix `yaml:"deny"`      // none of these
+	ByMethod []MethodIP     `yaml:"by_method"` // further lists for some methods
+}
+
+// MethodIP are the lists of some HTTP methods, which count beside the
+// section's own.
+type MethodIP struct {
+	Methods []string       `yaml:"methods" required:"true"` // GET is HEAD too
+	Allow   []netip.Prefix `yaml:"allow"`                   // only these; empty: all
+	Deny    []netip.Prefix `yaml:"deny"`                    // none of these
 }
 
 // RateLimit limits how often an identity may pass. All limits of one section

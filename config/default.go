@@ -18,6 +18,7 @@ func Default() *Config {
 	listen.Name = listen.Addr
 	return &Config{
 		Version: 1,
+		Default: "allow",
 		Listen:  []Listen{listen},
 		Admin:   Admin{Addr: "127.0.0.1:8081"},
 		Consul: Consul{
@@ -42,6 +43,7 @@ func DefaultListen() Listen {
 		Addr:         ":8080",
 		Engine:       "std",
 		EncodedSlash: "reject",
+		Default:      "allow",
 		Limits: ListenLimits{
 			MaxHeaderBytes: 64 << 10,
 			MaxHeaders:     100,
@@ -143,13 +145,23 @@ func DefaultCompress() Compress {
 
 // DefaultJWT returns what a jwt method has before its keys are read.
 func DefaultJWT() JWTMethod {
-	return JWTMethod{
-		Refresh:       10 * time.Minute,
-		Cooldown:      30 * time.Second,
-		ClockSkew:     30 * time.Second,
-		MaxTokenBytes: 8 << 10,
-		ConsumerClaim: "sub",
-	}
+	return JWTMethod{Refresh: 10 * time.Minute, Cooldown: 30 * time.Second, TokenRules: defaultTokenRules()}
+}
+
+func defaultTokenRules() TokenRules {
+	return TokenRules{ClockSkew: 30 * time.Second, MaxTokenBytes: 8 << 10, ConsumerClaim: "sub"}
+}
+
+// DefaultIntrospection returns what an introspection method has before its keys
+// are read.
+func DefaultIntrospection() IntrospectionMethod {
+	return IntrospectionMethod{ClientAuth: "basic", Timeout: 2 * time.Second, CacheTTL: 30 * time.Second, NegativeTTL: 10 * time.Second, TokenRules: defaultTokenRules()}
+}
+
+// DefaultForwardAuth returns what a forward_auth method has before its keys are
+// read.
+func DefaultForwardAuth() ForwardAuthMethod {
+	return ForwardAuthMethod{Path: "/", Timeout: 2 * time.Second, RequestHeaders: []string{"Authorization", "Cookie"}, OnError: "closed"}
 }
 
 // DefaultAPIKey returns what an api_key method has before its keys are read,
@@ -182,6 +194,10 @@ func elementDefault(t reflect.Type) reflect.Value {
 		v = Auth{ForwardAuthorization: "remove"}
 	case reflect.TypeFor[JWTMethod]():
 		v = DefaultJWT()
+	case reflect.TypeFor[IntrospectionMethod]():
+		v = DefaultIntrospection()
+	case reflect.TypeFor[ForwardAuthMethod]():
+		v = DefaultForwardAuth()
 	case reflect.TypeFor[APIKeyMethod]():
 		v = DefaultAPIKey()
 	case reflect.TypeFor[MTLSMethod]():

@@ -203,7 +203,7 @@ func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
 			a.upstreams.abandon(p)
 		}
 	}()
-	who, err := identity.New(cfg, a.keys)
+	who, err := identity.New(cfg, a.keys, p.client)
 	if err != nil {
 		return nil, nil, err
 	}

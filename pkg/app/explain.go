@@ -307,18 +307,24 @@ func (a *App) try(cfg *config.Config) error {
 	if err := errors.Join(faults...); err != nil {
 		return err
 	}
-	who, err := identity.New(cfg, a.keys)
+	find := func(name string) (*proxy.Upstream, error) {
+		if up := trials[name]; up != nil {
+			return up, nil
+		}
+		return nil, fmt.Errorf("no upstream named %q", name)
+	}
+	who, err := identity.New(cfg, a.keys, func(name string) (http.RoundTripper, error) {
+		up, err := find(name)
+		if err != nil {
+			return nil, err
+		}
+		return up.Client(), nil
+	})
 	if err != nil {
 		return err
 	}
 	_, err = gateway.Build(cfg, gateway.Deps{
-		Log: slog.New(slog.DiscardHandler), Metrics: metrics.New(metrics.Options{}), Limiter: a.limiter, Identity: who,
-		Upstream: func(name string) (*proxy.Upstream, error) {
-			if up := trials[name]; up != nil {
-				return up, nil
-			}
-			return nil, fmt.Errorf("no upstream named %q", name)
-		},
+		Log: slog.New(slog.DiscardHandler), Metrics: metrics.New(metrics.Options{}), Limiter: a.limiter, Identity: who, Upstream: find,
 	})
 	return err
 }

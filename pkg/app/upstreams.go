@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -222,6 +223,16 @@ func (p *plan) get(name string) (*proxy.Upstream, error) {
 		return nil, fmt.Errorf("no upstream named %q", name)
 	}
 	return up.proxy, nil
+}
+
+// client returns the way to the upstream of that name, for what the gateway
+// itself asks.
+func (p *plan) client(name string) (http.RoundTripper, error) {
+	up, err := p.get(name)
+	if err != nil {
+		return nil, err
+	}
+	return up.Client(), nil
 }
 
 // list returns the live upstreams by name.

@@ -35,7 +35,14 @@ func (r *rig) secured(text string) (*gateway.Handler, http.Handler) {
 func (r *rig) know(cfg *config.Config) {
 	r.t.Helper()
 	var err error
-	if r.deps.Identity, err = identity.New(cfg, identity.NewKeys(slog.New(slog.DiscardHandler), nil)); err != nil {
+	via := func(name string) (http.RoundTripper, error) {
+		up, err := r.deps.Upstream(name)
+		if err != nil {
+			return nil, err
+		}
+		return up.Client(), nil
+	}
+	if r.deps.Identity, err = identity.New(cfg, identity.NewKeys(slog.New(slog.DiscardHandler), nil), via); err != nil {
 		r.t.Fatal(err)
 	}
 }

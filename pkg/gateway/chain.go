@@ -14,6 +14,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/middleware/cors"
 	"github.com/proconsul/proconsul/pkg/middleware/decompress"
 	"github.com/proconsul/proconsul/pkg/middleware/headers"
+	"github.com/proconsul/proconsul/pkg/middleware/ip"
 	"github.com/proconsul/proconsul/pkg/middleware/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
 	"github.com/proconsul/proconsul/pkg/middleware/recovery"
@@ -100,6 +101,24 @@ func steps() []step {
 			}
 			return cors.New(*b.settings.CORS, b.route.Match.Methods)
 		}, explainCORS},
+		// On every route, also those without auth: instances believe these fields
+		// wherever a request comes from. Outside auth, whose services must not
+		// be told them either.
+		{"owned_headers", func(b buildInput) (middleware.Middleware, error) {
+			owned := b.deps.Identity.Owned()
+			if len(owned) == 0 {
+				return nil, nil
+			}
+			return auth.Strip(owned), nil
+		}, explainOwned},
+		// Outside auth: an address that may not call learns nothing about
+		// credentials and costs no check of one.
+		{"ip", func(b buildInput) (middleware.Middleware, error) {
+			if b.settings.IP == nil {
+				return nil, nil
+			}
+			return ip.New(*b.settings.IP), nil
+		}, explainIP},
 		// Outside everything that acts on the request: what the client sent is
 		// what is checked. Inside the log and the metrics, which tell of those
 		// who were refused.

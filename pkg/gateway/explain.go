@@ -17,8 +17,8 @@ import (
 
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/identity"
 	"github.com/proconsul/proconsul/pkg/middleware"
-	"github.com/proconsul/proconsul/pkg/middleware/auth"
 	"github.com/proconsul/proconsul/pkg/middleware/cors"
 	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
 	"github.com/proconsul/proconsul/pkg/middleware/requestid"
@@ -101,7 +101,10 @@ func (h *Handler) Explain(ctx context.Context, c config.Listen, q Question) (*Ex
 	e.Refusal = l.check(x, r)
 	e.Scheme, e.Host, e.Path, e.Client, e.Trusted = x.Scheme, x.Host, x.Path, x.ClientIP, x.Trusted
 	if e.Refusal == nil {
-		h.table.Load().explain(e, &asked{ctx, r.WithContext(ctx), x})
+		h.table.Load().explain(e, &asked{ctx, r.WithContext(identity.Dry(ctx)), x})
+	}
+	if e.Route != nil && e.Refusal == nil {
+		e.Refusal = l.admit(e.Route)
 	}
 	return e, nil
 }
@@ -392,30 +395,6 @@ func explainCORS(b buildInput, q *asked) Step {
 
 func explainTracing(b buildInput, q *asked) Step {
 	return Step{Text: b.deps.Tracer.Explain(q.r.Header, q.x.Trusted)}
-}
-
-func explainAuth(b buildInput, q *asked) Step {
-	cfg := *b.settings.Auth
-	var parts []string
-	for _, list := range []struct {
-		what  string
-		names []string
-	}{{"all of ", cfg.AllOf}, {"one of ", cfg.AnyOf}, {"consumers ", cfg.Consumers}, {"groups ", cfg.Groups}, {"scopes ", cfg.Scopes}} {
-		if len(list.names) > 0 {
-			parts = append(parts, list.what+strings.Join(list.names, ", "))
-		}
-	}
-	if cfg.Anonymous {
-		parts = append(parts, "or nobody known")
-	}
-	refusal, err := auth.Peek(cfg, b.deps.Identity.Method, q.r, q.x)
-	if err != nil { // Build has compiled it before
-		refusal = problem.From(err)
-	}
-	if q.x.Consumer != "" {
-		parts = append(parts, "the caller is "+q.x.Consumer)
-	}
-	return Step{Text: strings.Join(parts, "; "), Refusal: refusal}
 }
 
 func explainHeaders(b buildInput, _ *asked) Step {

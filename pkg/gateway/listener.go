@@ -24,6 +24,7 @@ func (h *Handler) Listener(c config.Listen) http.Handler {
 		handler:    h,
 		trusted:    forwarded.New(c.TrustedProxies),
 		keepSlash:  c.EncodedSlash == "keep",
+		closed:     c.Default == "deny",
 		maxHeaders: c.Limits.MaxHeaders,
 		maxBody:    int64(c.Limits.MaxBodyBytes),
 		bodyRead:   c.Timeouts.BodyRead,
@@ -56,6 +57,7 @@ type listener struct {
 	handler    *Handler
 	trusted    *forwarded.Trusted
 	keepSlash  bool
+	closed     bool // routes without auth are not served
 	maxHeaders int
 	maxBody    int64
 	bodyRead   time.Duration
@@ -107,6 +109,10 @@ func (l *listener) serve(ex *middleware.Exchange, r *http.Request) {
 		return
 	}
 	ex.Route, ex.Upstream = rt.Config.Name, rt.Config.Upstream.Service
+	if p := l.admit(rt); p != nil {
+		t.reject(ex, r, p)
+		return
+	}
 	if l.admission != nil {
 		if err := l.admission.enter(r.Context()); err != nil {
 			t.reject(ex, r, problem.New(problem.ConcurrencyLimited, "", err))
@@ -115,6 +121,15 @@ func (l *listener) serve(ex *middleware.Exchange, r *http.Request) {
 		defer l.admission.leave()
 	}
 	rt.handler.ServeHTTP(ex, r)
+}
+
+// admit refuses routes that nobody has decided about where the listener says
+// default: deny.
+func (l *listener) admit(rt *Route) *problem.Error {
+	if l.closed && rt.settings.Auth == nil {
+		return problem.New(problem.Forbidden, "this listener serves no route without auth", nil)
+	}
+	return nil
 }
 
 // ownBody returns a request whose Body may be replaced. The server keeps the

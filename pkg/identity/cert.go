@@ -16,30 +16,25 @@ type certMethod struct {
 	name   string
 	from   string // what names the caller where it is no consumer's; none: nothing
 	prefix string
-
-	bySubject, bySAN, bySPIFFE map[string]*Identity
+	people *people
 }
 
-func newCertMethod(name string, c config.MTLSMethod, consumers []config.Consumer) *certMethod {
-	m := &certMethod{name: name, from: c.ConsumerFrom, prefix: c.ConsumerPrefix,
-		bySubject: map[string]*Identity{}, bySAN: map[string]*Identity{}, bySPIFFE: map[string]*Identity{}}
-	for _, k := range consumers {
-		if len(k.MTLS) == 0 {
-			continue
-		}
-		id := (&Identity{Consumer: k.Name, Groups: k.Groups}).sealed()
-		for _, cert := range k.MTLS {
-			switch {
-			case cert.Subject != "":
-				m.bySubject[cert.Subject] = id
-			case cert.SAN != "":
-				m.bySAN[foldName(cert.SAN)] = id
-			case cert.SPIFFE != "":
-				m.bySPIFFE[cert.SPIFFE] = id
-			}
-		}
+// certs are the consumers that certificates are, by what is in them.
+type certs struct{ bySubject, bySAN, bySPIFFE map[string]*Identity }
+
+func newCerts() certs {
+	return certs{map[string]*Identity{}, map[string]*Identity{}, map[string]*Identity{}}
+}
+
+func (c certs) add(cert config.ConsumerCert, id *Identity) {
+	switch {
+	case cert.Subject != "":
+		c.bySubject[cert.Subject] = id
+	case cert.SAN != "":
+		c.bySAN[foldName(cert.SAN)] = id
+	case cert.SPIFFE != "":
+		c.bySPIFFE[cert.SPIFFE] = id
 	}
-	return m
 }
 
 // foldName gives DNS names, of which case means nothing, one spelling. URIs and
@@ -58,57 +53,63 @@ func (m *certMethod) Identify(r *http.Request) (*Identity, error) {
 		return nil, ErrMissing
 	}
 	leaf := r.TLS.VerifiedChains[0][0]
-	if id := m.known(leaf); id != nil {
+	all := m.people.Load()
+	if id := all.certs.find(leaf); id != nil {
 		return id, nil
 	}
 	name := m.nameOf(leaf)
-	if name == "" {
+	switch {
+	case all.partial:
+		return nil, errPartial
+	case name == "":
 		return nil, refused("the client certificate is no consumer's")
+	case all.names[m.prefix+name] != nil:
+		return nil, refused("the client certificate names a consumer that it is not known for")
 	}
 	return (&Identity{Consumer: m.prefix + name}).sealed(), nil
 }
 
-// known returns the consumer that the certificate is: the most telling name
+// find returns the consumer that the certificate is: the most telling name
 // decides where several would.
-func (m *certMethod) known(leaf *x509.Certificate) *Identity {
-	if len(m.bySPIFFE) > 0 {
-		if id := m.bySPIFFE[spiffeID(leaf)]; id != nil {
+func (c certs) find(leaf *x509.Certificate) *Identity {
+	if len(c.bySPIFFE) > 0 {
+		if id := c.bySPIFFE[spiffeID(leaf)]; id != nil {
 			return id
 		}
 	}
-	if len(m.bySAN) > 0 {
+	if len(c.bySAN) > 0 {
 		for _, u := range leaf.URIs {
-			if id := m.bySAN[u.String()]; id != nil {
+			if id := c.bySAN[u.String()]; id != nil {
 				return id
 			}
 		}
 		for _, name := range leaf.DNSNames {
-			if id := m.bySAN[strings.ToLower(name)]; id != nil {
+			if id := c.bySAN[strings.ToLower(name)]; id != nil {
 				return id
 			}
 		}
 		for _, name := range leaf.EmailAddresses {
-			if id := m.bySAN[name]; id != nil {
+			if id := c.bySAN[name]; id != nil {
 				return id
 			}
 		}
 		for _, ip := range leaf.IPAddresses {
-			if id := m.bySAN[ip.String()]; id != nil {
+			if id := c.bySAN[ip.String()]; id != nil {
 				return id
 			}
 		}
 	}
-	if len(m.bySubject) == 0 {
+	if len(c.bySubject) == 0 {
 		return nil
 	}
 	// A common name that looks like a whole name is escaped in the whole name,
 	// and none that is written with an equals sign is a common name.
 	if cn := leaf.Subject.CommonName; !strings.Contains(cn, "=") {
-		if id := m.bySubject[cn]; cn != "" && id != nil {
+		if id := c.bySubject[cn]; cn != "" && id != nil {
 			return id
 		}
 	}
-	return m.bySubject[leaf.Subject.String()]
+	return c.bySubject[leaf.Subject.String()]
 }
 
 // spiffeID returns the certificate's SPIFFE id. A certificate with another URI

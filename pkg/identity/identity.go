@@ -7,6 +7,8 @@
 package identity
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -21,10 +23,24 @@ import (
 type Identity struct {
 	Consumer string   // the name of a configured consumer, or what a token names
 	Groups   []string // of the consumer and, where configured, of the token
+	Roles    []string // likewise
 	Scopes   []string // of the token
 	Claims   []Claim  // of the token, for instances
 
-	fields []field
+	// Unchecked says that whoever would know did not answer, and that the
+	// configuration lets such requests pass.
+	Unchecked bool
+
+	asked  map[string][]string // claims that some route asks for, as texts
+	told   []field             // that a service's answer has for instances
+	fields []field             // all of them
+}
+
+// Has reports whether the token has a claim that a route asks for: any, or,
+// where equals is not empty, one with that text.
+func (id *Identity) Has(claim, equals string) bool {
+	texts, ok := id.asked[claim]
+	return ok && (equals == "" || slices.Contains(texts, equals))
 }
 
 // Claim is a claim that instances get as a header field.
@@ -34,6 +50,7 @@ type Claim struct{ Header, Value string }
 const (
 	HeaderConsumer    = "X-Consumer-Name"
 	HeaderGroups      = "X-Consumer-Groups"
+	HeaderRoles       = "X-Consumer-Roles"
 	HeaderClaimPrefix = "X-Consumer-Claim-"
 )
 
@@ -44,9 +61,14 @@ type field struct {
 
 // sealed prepares the fields for instances once, instead of for each request.
 func (id *Identity) sealed() *Identity {
-	id.fields = []field{{HeaderConsumer, []string{id.Consumer}}}
+	if id.Consumer != "" {
+		id.fields = append(id.fields, field{HeaderConsumer, []string{id.Consumer}})
+	}
 	if len(id.Groups) > 0 {
 		id.fields = append(id.fields, field{HeaderGroups, []string{strings.Join(id.Groups, ",")}})
+	}
+	if len(id.Roles) > 0 {
+		id.fields = append(id.fields, field{HeaderRoles, []string{strings.Join(id.Roles, ",")}})
 	}
 	for _, c := range id.Claims {
 		id.fields = append(id.fields, field{c.Header, []string{c.Value}})
@@ -62,22 +84,40 @@ func (id *Identity) Tell(h http.Header) {
 }
 
 // Merge returns who several methods found together: the first one's name, and
-// the groups, scopes and claims of all.
+// the groups, roles, scopes and claims of all.
 func Merge(all ...*Identity) *Identity {
 	if len(all) == 1 {
 		return all[0]
 	}
-	out := &Identity{Consumer: all[0].Consumer}
+	out := &Identity{}
+	var told []field
 	for _, id := range all {
+		out.Consumer = cmp.Or(out.Consumer, id.Consumer)
+		told = append(told, id.told...)
 		out.Groups = union(out.Groups, id.Groups)
+		out.Roles = union(out.Roles, id.Roles)
 		out.Scopes = union(out.Scopes, id.Scopes)
+		for name, texts := range id.asked {
+			if out.asked == nil {
+				out.asked = map[string][]string{}
+			}
+			out.asked[name] = union(out.asked[name], texts)
+		}
 		for _, c := range id.Claims {
 			if !slices.ContainsFunc(out.Claims, func(o Claim) bool { return o.Header == c.Header }) {
 				out.Claims = append(out.Claims, c)
 			}
 		}
 	}
-	return out.sealed()
+	out.sealed()
+	out.tells(told)
+	return out
+}
+
+// tells adds the fields that a service's answer has for instances.
+func (id *Identity) tells(told []field) {
+	id.told = told
+	id.fields = append(id.fields, told...)
 }
 
 func union(a, b []string) []string {
@@ -93,7 +133,12 @@ var (
 	// ErrMissing says that the request shows no credential of the method.
 	ErrMissing = errors.New("no credential")
 	// ErrUnavailable says that a credential cannot be checked for now.
-	ErrUnavailable = errors.New("the issuer's keys are not to be had")
+	ErrUnavailable = errors.New("the credential cannot be checked for now")
+	// ErrNotAsked says that somebody else would have to be asked, which a
+	// request that is only explained does not do.
+	ErrNotAsked = errors.New("not asked")
+
+	errPartial = fmt.Errorf("%w: not all consumers are known yet", ErrUnavailable)
 )
 
 // Refused says that a credential is not valid. Its text is fit for the client:
@@ -128,44 +173,94 @@ type Method interface {
 	Strip(r *http.Request)
 }
 
-// Directory is every consumer and method of one configuration. It is
-// immutable and safe for concurrent use.
+type dryKey struct{}
+
+// Dry returns a context in which methods ask nobody: where they would have to,
+// they answer ErrNotAsked.
+func Dry(ctx context.Context) context.Context { return context.WithValue(ctx, dryKey{}, true) }
+
+func dry(ctx context.Context) bool { return ctx.Value(dryKey{}) != nil }
+
+// Via returns the way to a service of the configuration.
+type Via func(service string) (http.RoundTripper, error)
+
+// Directory is every consumer and method of one configuration. It is safe for
+// concurrent use; only its consumers change.
 type Directory struct {
 	methods map[string]Method
 	sets    []*keySet
+	desks   []*desk
+	people  *people
 }
 
-// New returns the directory of a configuration, with the issuers' keys taken
-// from keys where they are known already, or every fault in it. It reads
-// jwks_file files and fetches nothing.
-func New(cfg *config.Config, keys *Keys) (*Directory, error) {
-	d := &Directory{methods: map[string]Method{}}
+// New returns the directory of a configuration, with what keys know of its
+// issuers already, or every fault in it. Services that methods ask are reached
+// by via, which may be nil where there are none. New reads jwks_file files and
+// asks nobody.
+func New(cfg *config.Config, keys *Keys, via Via) (*Directory, error) {
+	d := &Directory{methods: map[string]Method{}, people: new(people)}
 	var faults []error
-	byKey, err := apiKeys(cfg.Consumers)
+	all, err := newRoster(cfg.Consumers)
 	faults = append(faults, err)
-	logins, err := newLogins(cfg.Consumers)
-	faults = append(faults, err)
+	d.people.Store(all)
+	asked := askedClaims(cfg)
 	for _, m := range cfg.Methods() {
+		var err error
 		switch {
 		case m.APIKey != nil:
-			d.methods[m.Name] = &keyMethod{name: m.Name, header: http.CanonicalHeaderKey(m.APIKey.Header), query: m.APIKey.Query, consumers: byKey}
+			d.methods[m.Name] = &keyMethod{name: m.Name, header: http.CanonicalHeaderKey(m.APIKey.Header), query: m.APIKey.Query, people: d.people}
 		case m.Basic != nil:
-			d.methods[m.Name] = &basicMethod{name: m.Name, realm: m.Basic.Realm, logins: logins}
+			d.methods[m.Name] = &basicMethod{name: m.Name, realm: m.Basic.Realm, people: d.people, passwords: keys.passwords}
 		case m.MTLS != nil:
-			d.methods[m.Name] = newCertMethod(m.Name, *m.MTLS, cfg.Consumers)
+			d.methods[m.Name] = &certMethod{name: m.Name, from: m.MTLS.ConsumerFrom, prefix: m.MTLS.ConsumerPrefix, people: d.people}
 		case m.JWT != nil:
-			t, err := newTokenMethod(m.Name, *m.JWT, cfg.Consumers, keys, d.sets)
-			if err != nil {
-				faults = append(faults, fmt.Errorf("auth %s: %w", m.Name, err))
-				continue
-			}
-			if t.keys != nil && !slices.Contains(d.sets, t.keys) {
-				d.sets = append(d.sets, t.keys)
-			}
-			d.methods[m.Name] = t
+			err = d.addToken(*m.JWT, rules{name: m.Name, issuer: m.JWT.Issuer, c: m.JWT.TokenRules, asked: asked, people: d.people}, keys)
+		case m.Introspection != nil:
+			err = d.addIntrospection(*m.Introspection, rules{name: m.Name, issuer: m.Introspection.Issuer, endless: true, c: m.Introspection.TokenRules, asked: asked, people: d.people}, keys, via)
+		}
+		if m.ForwardAuth != nil {
+			d.methods[m.Name], err = newForward(m.Name, *m.ForwardAuth, d.people, keys, via)
+		}
+		if err != nil {
+			faults = append(faults, fmt.Errorf("auth %s: %w", m.Name, err))
 		}
 	}
 	return d, errors.Join(faults...)
+}
+
+func (d *Directory) addToken(c config.JWTMethod, r rules, keys *Keys) error {
+	t, err := newTokenMethod(c, r, keys, d.sets)
+	if err != nil {
+		return err
+	}
+	if t.keys != nil && !slices.Contains(d.sets, t.keys) {
+		d.sets = append(d.sets, t.keys)
+	}
+	d.methods[r.name] = t
+	return nil
+}
+
+func (d *Directory) addIntrospection(c config.IntrospectionMethod, r rules, keys *Keys, via Via) error {
+	m, err := newIntrospection(c, r, keys, d.desks, via)
+	if err != nil {
+		return err
+	}
+	d.desks = append(d.desks, m.desk)
+	d.methods[r.name] = m
+	return nil
+}
+
+// SetConsumers makes those the directory's consumers, or changes nothing and
+// returns every fault in them. While partial is set, more are to come: a
+// credential that is nobody's yet cannot be judged.
+func (d *Directory) SetConsumers(consumers []config.Consumer, partial bool) error {
+	all, err := newRoster(consumers)
+	if err != nil {
+		return err
+	}
+	all.partial = partial
+	d.people.Store(all)
+	return nil
 }
 
 // Method returns the method of that name. A nil Directory has none.
@@ -177,6 +272,35 @@ func (d *Directory) Method(name string) (Method, error) {
 		return m, nil
 	}
 	return nil, fmt.Errorf("no method of auth is named %q", name)
+}
+
+// askedClaims are the claims that the routes of a configuration ask for. Of a
+// token's others nothing is kept.
+func askedClaims(cfg *config.Config) []string {
+	var out []string
+	ask := func(n config.Needs) {
+		for _, c := range n.Claims {
+			if !slices.Contains(out, c.Name) {
+				out = append(out, c.Name)
+			}
+		}
+	}
+	section := func(m config.Middleware) {
+		if m.Auth == nil {
+			return
+		}
+		ask(m.Auth.Needs)
+		for _, by := range m.Auth.ByMethod {
+			ask(by.Needs)
+		}
+	}
+	for _, p := range cfg.Policies {
+		section(p.Middleware)
+	}
+	for _, r := range cfg.Routes {
+		section(r.Middleware)
+	}
+	return out
 }
 
 // quoted writes a quoted-string of RFC 9110 5.6.4.

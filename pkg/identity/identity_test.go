@@ -155,7 +155,7 @@ func idp(change func(*config.JWTMethod)) config.AuthMethod {
 
 func method(t testing.TB, cfg *config.Config, keys *identity.Keys, name string) identity.Method {
 	t.Helper()
-	d, err := identity.New(cfg, keys)
+	d, err := identity.New(cfg, keys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -127,15 +128,15 @@ func parseKeys(text []byte) (*keyring, error) {
 // one set.
 type source struct {
 	uri, file         string
+	issuer            string // whose metadata names the URL of the keys; empty: it is uri
+	insecure          bool   // without TLS, if need be
 	refresh, cooldown time.Duration
 }
 
-func (s source) String() string {
-	if s.file != "" {
-		return s.file
-	}
-	return s.uri
-}
+// place is where the keys are, whatever the intervals.
+func (s source) place() source { s.refresh, s.cooldown = 0, 0; return s }
+
+func (s source) String() string { return cmp.Or(s.file, s.uri, s.issuer) }
 
 // keySet is the keys of one issuer, which outlive a reload. Keys that were
 // fetched once serve until others are, however long the issuer is away.
@@ -259,20 +260,37 @@ func (s *keySet) read(ctx context.Context) (*keyring, error) {
 		defer f.Close()
 		return readKeys(f)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.source.uri, nil)
+	uri := s.source.uri
+	if s.source.issuer != "" {
+		var err error
+		if uri, err = discover(ctx, s.client, s.source); err != nil {
+			return nil, err
+		}
+	}
+	body, err := fetch(ctx, s.client, uri, "application/jwk-set+json, application/json")
 	if err != nil {
 		return nil, fmt.Errorf("fetch keys: %w", err)
 	}
-	req.Header.Set("Accept", "application/jwk-set+json, application/json")
-	resp, err := s.client.Do(req)
+	defer body.Close()
+	return readKeys(body)
+}
+
+// fetch returns the body of an issuer's document.
+func fetch(ctx context.Context, client *http.Client, uri, accept string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
 	if err != nil {
-		return nil, fmt.Errorf("fetch keys: %w", err)
+		return nil, err
 	}
-	defer resp.Body.Close()
+	req.Header.Set("Accept", accept)
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("fetch keys: the issuer answers %d", resp.StatusCode)
+		resp.Body.Close()
+		return nil, fmt.Errorf("the issuer answers %d", resp.StatusCode)
 	}
-	return readKeys(resp.Body)
+	return resp.Body, nil
 }
 
 func readKeys(r io.Reader) (*keyring, error) {
@@ -289,16 +307,20 @@ func readKeys(r io.Reader) (*keyring, error) {
 	return ring, nil
 }
 
-// Keys are the keys of all issuers. They outlive every configuration, so that
-// a reload while an issuer is away costs none. Keys are safe for concurrent
-// use.
+// Keys are the keys of all issuers, and what else is known of credentials that
+// costs to find out again. They outlive every configuration, so that a reload
+// while an issuer is away costs none. Keys are safe for concurrent use.
 type Keys struct {
-	log    *slog.Logger
-	client *http.Client
-	change chan struct{}
+	log       *slog.Logger
+	client    *http.Client
+	change    chan struct{}
+	passwords *passwords
 
-	mu   sync.Mutex
-	live []*keySet
+	mu    sync.Mutex
+	live  []*keySet
+	desks []*desk
+
+	circuits map[string]*circuit // by what is asked; as many as configurations have named
 }
 
 // NewKeys returns keys that are fetched by transport; nil: one of their own,
@@ -310,13 +332,13 @@ func NewKeys(log *slog.Logger, transport http.RoundTripper) *Keys {
 			TLSHandshakeTimeout:    fetchTimeout,
 			ResponseHeaderTimeout:  fetchTimeout,
 			MaxResponseHeaderBytes: 64 << 10,
-			MaxIdleConnsPerHost:    1,
+			MaxIdleConnsPerHost:    16,
 			IdleConnTimeout:        30 * time.Second,
 			ForceAttemptHTTP2:      true,
 		}
 	}
 	return &Keys{
-		log: log, change: make(chan struct{}, 1),
+		log: log, change: make(chan struct{}, 1), passwords: newPasswords(), circuits: map[string]*circuit{},
 		client: &http.Client{Transport: transport, Timeout: fetchTimeout, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if len(via) > maxHops {
 				return errors.New("too many redirects")
@@ -340,7 +362,7 @@ func (k *Keys) set(src source, pending []*keySet) (*keySet, error) {
 		if s.source == src {
 			return s, nil
 		}
-		if s.source.uri == src.uri && s.source.file == src.file {
+		if s.source.place() == src.place() {
 			fresh.ring.Store(s.ring.Load())
 		}
 	}
@@ -357,9 +379,9 @@ func (k *Keys) set(src source, pending []*keySet) (*keySet, error) {
 // Use makes the sets of d those that Run keeps fresh; none for a nil d.
 func (k *Keys) Use(d *Directory) {
 	k.mu.Lock()
-	k.live = nil
+	k.live, k.desks = nil, nil
 	if d != nil {
-		k.live = d.sets
+		k.live, k.desks = d.sets, d.desks
 	}
 	k.mu.Unlock()
 	select {

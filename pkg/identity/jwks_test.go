@@ -34,7 +34,7 @@ func running(t *testing.T, keys *identity.Keys) {
 // live makes a configuration the one that is served.
 func live(t *testing.T, keys *identity.Keys, methods ...config.AuthMethod) identity.Method {
 	t.Helper()
-	d, err := identity.New(&config.Config{Auth: methods}, keys)
+	d, err := identity.New(&config.Config{Auth: methods}, keys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func TestKeysFromAFile(t *testing.T) {
 			if text != "" {
 				write([]byte(text))
 			}
-			if _, err := identity.New(&config.Config{Auth: []config.AuthMethod{idp(fromFile)}}, k); err == nil || !strings.Contains(err.Error(), "auth idp") {
+			if _, err := identity.New(&config.Config{Auth: []config.AuthMethod{idp(fromFile)}}, k, nil); err == nil || !strings.Contains(err.Error(), "auth idp") {
 				t.Errorf("a bad file: %v", err)
 			}
 		}

@@ -7,12 +7,9 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
-
-	"github.com/proconsul/proconsul/config"
 )
 
 // KeyPrefix begins every API key that NewKey makes, so that scanners of leaked
@@ -38,35 +35,12 @@ func HashKey(key string) string {
 
 type digest = [sha256.Size]byte
 
-type knownKey struct {
-	digest   digest
-	identity *Identity
-}
-
-// apiKeys returns every consumer's keys by their hash.
-func apiKeys(consumers []config.Consumer) (map[digest]knownKey, error) {
-	out := map[digest]knownKey{}
-	var faults []error
-	for _, c := range consumers {
-		id := (&Identity{Consumer: c.Name, Groups: c.Groups}).sealed()
-		for _, k := range c.APIKeys {
-			b, err := hex.DecodeString(k.SHA256.Reveal())
-			if err != nil || len(b) != sha256.Size {
-				faults = append(faults, fmt.Errorf("consumer %s: API key %s: sha256 is not 64 hex digits", c.Name, k.ID))
-				continue
-			}
-			out[digest(b)] = knownKey{digest(b), id}
-		}
-	}
-	return out, errors.Join(faults...)
-}
-
 // keyMethod knows callers by an API key. Keys are random, so a hash without
 // salt and stretching tells nothing about them; it is looked up by that hash,
 // of which a caller cannot choose the bits, and compared in constant time.
 type keyMethod struct {
 	name, header, query string
-	consumers           map[digest]knownKey
+	people              *people
 }
 
 func (m *keyMethod) Name() string { return m.name }
@@ -77,8 +51,12 @@ func (m *keyMethod) Identify(r *http.Request) (*Identity, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(key))
-	known := m.consumers[sum]
+	all := m.people.Load()
+	known := all.keys[sum]
 	if known.identity == nil || subtle.ConstantTimeCompare(sum[:], known.digest[:]) != 1 {
+		if all.partial {
+			return nil, errPartial
+		}
 		return nil, refused("the API key is not known")
 	}
 	return known.identity, nil

@@ -52,13 +52,13 @@ func (m *Metrics) policy(name string) *decisions {
 }
 
 // authWords are the parts that a method can have in a decision about a caller.
-var authWords = [...]string{"allowed", "missing", "invalid", "forbidden", "unavailable", "anonymous"}
+var authWords = [...]string{"allowed", "missing", "invalid", "forbidden", "unavailable", "anonymous", "fail_open"}
 
 // authDecisions are the counters of one method, by authWords.
 type authDecisions [len(authWords)]prometheus.Counter
 
 // AuthDecision counts a method's part in a decision about a caller: allowed,
-// missing, invalid, forbidden or unavailable; anonymous where an empty method
+// missing, invalid, forbidden, unavailable or fail_open; anonymous where an empty method
 // says that none had one. Other words are not counted.
 func (m *Metrics) AuthDecision(method, result string) {
 	d, ok := m.authMethods.get(orNone(method))

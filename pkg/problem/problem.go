@@ -110,6 +110,7 @@ type Error struct {
 	RetryAfter time.Duration // rounded up to seconds; 0: no Retry-After
 	Faults     []Fault       // what exactly is wrong with the request; nil: nothing to list
 	Header     http.Header   // further fields for the answer (Allow, WWW-Authenticate, RateLimit); may be nil
+	Answer     *Answer       // what to say instead of a problem; nil: the problem
 	Err        error         // the cause, for the log only; may be nil
 }
 
@@ -119,6 +120,13 @@ type Fault struct {
 	Parameter string `json:"parameter,omitempty"` // or the name of a parameter
 	In        string `json:"in,omitempty"`        // of the parameter: path, query, header, cookie
 	Detail    string `json:"detail"`
+}
+
+// Answer is the answer of a service that the operator has put in charge of
+// callers, which the client gets as it is.
+type Answer struct {
+	Header http.Header
+	Body   []byte
 }
 
 // New returns an Error of the reason's own status with a detail for the
@@ -217,6 +225,13 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 		Reason: p.Reason, RequestID: h.Get(HeaderRequestID),
 	})
 	b = append(b, '\n')
+	if p.Answer != nil {
+		h.Del("Content-Type")
+		for name, values := range p.Answer.Header {
+			h[name] = values
+		}
+		b = p.Answer.Body
+	}
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(code)
 	if r.Method != http.MethodHead {

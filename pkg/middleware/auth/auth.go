@@ -34,6 +34,7 @@ const (
 	invalid     = "invalid"
 	forbidden   = "forbidden"
 	unavailable = "unavailable"
+	failOpen    = "fail_open" // passed because nobody could be asked
 )
 
 const defaultRealm = "proconsul"
@@ -60,18 +61,56 @@ func New(cfg config.Auth, methods func(name string) (identity.Method, error), on
 	}, nil
 }
 
+// Strip returns a middleware that takes fields out of requests which only the
+// answers of services may set.
+func Strip(owned identity.Owned) middleware.Middleware {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			owned.Strip(r.Header)
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
 // Peek does with a request what New's middleware does before it passes it on,
-// and counts nothing. It returns why the request may not pass; nil: it may.
-func Peek(cfg config.Auth, methods func(name string) (identity.Method, error), r *http.Request, x *middleware.Exchange) (*problem.Error, error) {
+// and counts nothing. It returns why the request may not pass; nil: it may, or,
+// where asked is not empty, it depends on what the method of that name would
+// hear: the request's context keeps methods from asking (identity.Dry).
+func Peek(cfg config.Auth, methods func(name string) (identity.Method, error), r *http.Request, x *middleware.Exchange) (refusal *problem.Error, asked string, err error) {
 	g, err := compile(cfg, methods, nil)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return g.check(r, x), nil
+	if asked = g.asks(r, x); asked != "" {
+		return nil, asked, nil
+	}
+	return g.check(r, x), "", nil
+}
+
+// asks returns the method on whose unheard word it depends whether a request
+// may pass; empty: it does not.
+func (g *guard) asks(r *http.Request, x *middleware.Exchange) (method string) {
+	for _, m := range g.allOf {
+		switch _, err := identify(m, r, x); {
+		case errors.Is(err, identity.ErrNotAsked):
+			method = m.Name()
+		case err != nil:
+			return "" // refused, whatever others say
+		}
+	}
+	for _, m := range g.anyOf {
+		switch _, err := identify(m, r, x); {
+		case err == nil:
+			return method
+		case errors.Is(err, identity.ErrNotAsked):
+			return m.Name()
+		}
+	}
+	return method
 }
 
 func compile(cfg config.Auth, methods func(name string) (identity.Method, error), onDecision func(method, result string)) (*guard, error) {
-	g := &guard{cfg: cfg, realm: cfg.Realm, tell: onDecision}
+	g := &guard{cfg: cfg, realm: cfg.Realm, tell: onDecision, byMethod: needsOf(cfg.ByMethod)}
 	if g.realm == "" {
 		g.realm = defaultRealm
 	}
@@ -103,13 +142,31 @@ type guard struct {
 	cfg          config.Auth
 	realm        string
 	allOf, anyOf []identity.Method
+	byMethod     map[string][]config.Needs // beside those of all methods; nil: none
 	tell         func(method, result string)
 }
+
+func needsOf(list []config.MethodNeeds) map[string][]config.Needs {
+	if len(list) == 0 {
+		return nil
+	}
+	out := map[string][]config.Needs{}
+	for _, m := range list {
+		for _, name := range config.WithHead(m.Methods) {
+			out[name] = append(out[name], m.Needs)
+		}
+	}
+	return out
+}
+
+// overrides are the fields by which some frameworks take a request for one of
+// another method than it has.
+var overrides = [...]string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
 
 // check decides about a request, and prepares one that may pass for its
 // instance. x may be nil.
 func (g *guard) check(r *http.Request, x *middleware.Exchange) *problem.Error {
-	id, refusal := g.decide(r)
+	id, refusal := g.decide(r, x)
 	if id != nil && x != nil {
 		x.Consumer = id.Consumer // also of who is refused, for the log
 	}
@@ -118,6 +175,11 @@ func (g *guard) check(r *http.Request, x *middleware.Exchange) *problem.Error {
 	}
 	if g.cfg.ForwardAuthorization != "keep" {
 		g.strip(r)
+	}
+	if g.byMethod != nil {
+		for _, name := range overrides {
+			delete(r.Header, name)
+		}
 	}
 	if id != nil {
 		id.Tell(r.Header)
@@ -134,7 +196,7 @@ type attempt struct {
 
 // decide returns who called, if anybody was authenticated, and why the request
 // may not pass; nil: it may.
-func (g *guard) decide(r *http.Request) (*identity.Identity, *problem.Error) {
+func (g *guard) decide(r *http.Request, x *middleware.Exchange) (*identity.Identity, *problem.Error) {
 	var tried [4]attempt // without an allocation where there are few
 	failed := tried[:0]
 	var first *identity.Identity
@@ -142,7 +204,7 @@ func (g *guard) decide(r *http.Request) (*identity.Identity, *problem.Error) {
 	var by [4]identity.Method
 	passed := by[:0]
 	for _, m := range g.allOf {
-		id, err := m.Identify(r)
+		id, err := identify(m, r, x)
 		if err != nil {
 			failed = append(failed, attempt{m, nil, err})
 			continue
@@ -158,7 +220,7 @@ func (g *guard) decide(r *http.Request) (*identity.Identity, *problem.Error) {
 	if len(g.anyOf) > 0 {
 		found := false
 		for _, m := range g.anyOf {
-			id, err := m.Identify(r)
+			id, err := identify(m, r, x)
 			if err != nil {
 				failed = append(failed, attempt{m, nil, err})
 				continue
@@ -178,7 +240,7 @@ func (g *guard) decide(r *http.Request) (*identity.Identity, *problem.Error) {
 		if len(more) > 0 {
 			first = identity.Merge(append([]*identity.Identity{first}, more...)...)
 		}
-		return first, g.authorise(first, passed)
+		return first, g.authorise(r.Method, first, passed)
 	}
 	if g.cfg.Anonymous && len(passed) == 0 && !slices.ContainsFunc(failed, func(a attempt) bool { return a.err != identity.ErrMissing }) {
 		g.tell("", anonymous)
@@ -187,16 +249,31 @@ func (g *guard) decide(r *http.Request) (*identity.Identity, *problem.Error) {
 	return nil, g.unauthenticated(failed)
 }
 
+// identify asks a method, and tells one that has to know where the request
+// comes from.
+func identify(m identity.Method, r *http.Request, x *middleware.Exchange) (*identity.Identity, error) {
+	p, ok := m.(identity.Placed)
+	if !ok || x == nil {
+		return m.Identify(r)
+	}
+	return p.IdentifyFrom(r, identity.Origin{Client: x.ClientIP, Scheme: x.Scheme, Host: x.Host})
+}
+
 // unauthenticated is the answer where a method failed that should not have.
 func (g *guard) unauthenticated(failed []attempt) *problem.Error {
 	var challenges []string
 	var causes []error
 	detail := ""
 	unknown := false // whether the caller may be right
+	var answered *identity.Answered
 	for _, a := range failed {
 		result := invalid
 		var no *identity.Refused
 		switch {
+		case answered == nil && errors.As(a.err, &answered):
+			if answered.Status == http.StatusForbidden {
+				result = forbidden
+			}
 		case errors.Is(a.err, identity.ErrMissing):
 			result = missing
 		case errors.Is(a.err, identity.ErrUnavailable):
@@ -205,12 +282,22 @@ func (g *guard) unauthenticated(failed []attempt) *problem.Error {
 			detail = no.Why
 		}
 		g.tell(a.method.Name(), result)
-		challenges = append(challenges, a.method.Challenge(g.realm, a.err))
+		if text := a.method.Challenge(g.realm, a.err); text != "" {
+			challenges = append(challenges, text)
+		}
 		causes = append(causes, fmt.Errorf("auth %s: %w", a.method.Name(), a.err))
 	}
 	if unknown {
 		p := problem.New(problem.AuthUnavailable, "", errors.Join(causes...))
 		p.RetryAfter = retryAfter
+		return p
+	}
+	if answered != nil {
+		p := problem.New(problem.Unauthenticated, "", errors.Join(causes...))
+		if answered.Status == http.StatusForbidden {
+			p.Reason = problem.Forbidden
+		}
+		p.Status, p.Answer = answered.Status, &problem.Answer{Header: answered.Header, Body: answered.Body}
 		return p
 	}
 	p := problem.New(problem.Unauthenticated, detail, errors.Join(causes...))
@@ -219,34 +306,68 @@ func (g *guard) unauthenticated(failed []attempt) *problem.Error {
 }
 
 // authorise says whether a known caller may pass.
-func (g *guard) authorise(id *identity.Identity, by []identity.Method) *problem.Error {
-	why := ""
-	var challenges []string
-	switch {
-	case len(g.cfg.Consumers) > 0 && !slices.Contains(g.cfg.Consumers, id.Consumer):
-		why = "this route is for other consumers"
-	case len(g.cfg.Groups) > 0 && !slices.ContainsFunc(g.cfg.Groups, func(name string) bool { return slices.Contains(id.Groups, name) }):
-		why = "the consumer is in none of the groups that may pass"
-	case slices.ContainsFunc(g.cfg.Scopes, func(s string) bool { return !slices.Contains(id.Scopes, s) }):
-		why = "the credential lacks a scope that this route asks for"
-		// RFC 6750 section 3.1.
-		challenges = []string{fmt.Sprintf("Bearer realm=%q, error=\"insufficient_scope\", scope=%q", g.realm, strings.Join(g.cfg.Scopes, " "))}
+func (g *guard) authorise(method string, id *identity.Identity, by []identity.Method) *problem.Error {
+	why, scopes := lacks(id, g.cfg.Needs)
+	if why == "" && g.byMethod != nil {
+		// A service may take a method in any case, so that the needs do too.
+		for _, needs := range g.byMethod[strings.ToUpper(method)] {
+			if why, scopes = lacks(id, needs); why != "" {
+				break
+			}
+		}
 	}
 	result := allowed
 	if why != "" {
 		result = forbidden
 	}
 	for _, m := range by {
-		g.tell(m.Name(), result)
+		if id.Unchecked && result == allowed {
+			g.tell(m.Name(), failOpen)
+		} else {
+			g.tell(m.Name(), result)
+		}
 	}
 	if why == "" {
 		return nil
 	}
 	p := problem.New(problem.Forbidden, why, nil)
-	if challenges != nil {
-		p.Header = http.Header{"Www-Authenticate": challenges}
+	if scopes != nil { // RFC 6750 section 3.1
+		p.Header = http.Header{"Www-Authenticate": {fmt.Sprintf("Bearer realm=%q, error=\"insufficient_scope\", scope=%q", g.realm, strings.Join(scopes, " "))}}
 	}
 	return p
+}
+
+// lacks says what a caller has not that is needed, and the scopes that would
+// do where it is one; nothing: it has all.
+func lacks(id *identity.Identity, n config.Needs) (why string, scopes []string) {
+	switch {
+	case len(n.Consumers) > 0 && !slices.Contains(n.Consumers, id.Consumer):
+		return "this route is for other consumers", nil
+	case len(n.Groups) > 0 && !overlap(n.Groups, id.Groups):
+		return "the consumer is in none of the groups that may pass", nil
+	case len(n.Roles) > 0 && !overlap(n.Roles, id.Roles):
+		return "the consumer has none of the roles that may pass", nil
+	}
+	for _, c := range n.Claims {
+		if !id.Has(c.Name, c.Equals) {
+			return "the credential lacks a claim that this route asks for", nil
+		}
+	}
+	for _, s := range n.Scopes {
+		if !slices.Contains(id.Scopes, s) {
+			return "the credential lacks a scope that this route asks for", n.Scopes
+		}
+	}
+	return "", nil
+}
+
+func overlap(a, b []string) bool {
+	for _, s := range a {
+		if slices.Contains(b, s) {
+			return true
+		}
+	}
+	return false
 }
 
 // strip takes the credentials of every method of the route out of the request,

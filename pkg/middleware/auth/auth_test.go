@@ -84,13 +84,13 @@ func newFixture(t testing.TB) *fixture {
 			{Name: "acme", Groups: []string{"gold", "partners"}, APIKeys: []config.APIKey{{ID: "a", SHA256: config.NewSecret(identity.HashKey(goldKey))}},
 				Basic: []config.BasicLogin{{Username: "acme", Bcrypt: config.NewSecret(string(hash))}}},
 			{Name: "tin", APIKeys: []config.APIKey{{ID: "t", SHA256: config.NewSecret(identity.HashKey(bronzeKey))}}},
-			{Name: "mobile", Groups: []string{"apps"}, JWT: []config.ConsumerClaim{{Method: "idp", Claim: "azp", Equals: "mobile-app"}}},
+			{Name: "mobile", Groups: []string{"apps"}, Claims: []config.ConsumerClaim{{Method: "idp", Claim: "azp", Equals: "mobile-app"}}},
 		},
 		Auth: []config.AuthMethod{
 			{Name: "idp", JWT: &idp}, {Name: "hs", JWT: &hs}, {Name: "away", JWT: &away},
 			{Name: "query-key", APIKey: &config.APIKeyMethod{Header: "X-Api-Key", Query: "key"}},
 		},
-	}, identity.NewKeys(slog.New(slog.DiscardHandler), refusing{}))
+	}, identity.NewKeys(slog.New(slog.DiscardHandler), refusing{}), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,13 +336,13 @@ func TestWhoMayPass(t *testing.T) {
 		{"anonymous: a wrong key is not none", config.Auth{AnyOf: []string{"api-key"}, Anonymous: true}, []string{unknown}, 401, "", "", []string{keyChallenge + `, error="invalid_key", error_description="the API key is not known"`}, []string{"api-key invalid"}},
 		{"anonymous: half of all is not none", config.Auth{AllOf: []string{"api-key", "idp"}, Anonymous: true}, []string{gold}, 401, "", "", []string{tokenChallenge}, []string{"idp missing"}},
 		{"everybody", config.Auth{Anonymous: true}, []string{unknown}, 200, "", "", nil, []string{" anonymous"}},
-		{"group", config.Auth{AnyOf: []string{"api-key"}, Groups: []string{"silver", "gold"}}, []string{gold}, 200, "acme", "gold,partners", nil, []string{"api-key allowed"}},
-		{"group: not in it", config.Auth{AnyOf: []string{"api-key"}, Groups: []string{"gold"}}, []string{bronze}, 403, "tin", "", nil, []string{"api-key forbidden"}},
-		{"consumer", config.Auth{AnyOf: []string{"api-key"}, Consumers: []string{"tin"}}, []string{bronze}, 200, "tin", "", nil, []string{"api-key allowed"}},
-		{"consumer: another", config.Auth{AnyOf: []string{"api-key"}, Consumers: []string{"tin"}}, []string{gold}, 403, "acme", "", nil, []string{"api-key forbidden"}},
-		{"scopes", config.Auth{AnyOf: []string{"idp"}, Scopes: []string{"orders.read", "orders.write"}}, []string{bearer}, 200, "alice", "staff", nil, []string{"idp allowed"}},
-		{"scopes: one lacks", config.Auth{AnyOf: []string{"idp"}, Scopes: []string{"orders.read", "orders.delete"}}, []string{bearer}, 403, "alice", "", []string{`Bearer realm="proconsul", error="insufficient_scope", scope="orders.read orders.delete"`}, []string{"idp forbidden"}},
-		{"scopes: a key has none", config.Auth{AnyOf: []string{"idp", "api-key"}, Scopes: []string{"orders.read"}}, []string{gold}, 403, "acme", "", []string{`Bearer realm="proconsul", error="insufficient_scope", scope="orders.read"`}, []string{"api-key forbidden"}},
+		{"group", config.Auth{AnyOf: []string{"api-key"}, Needs: config.Needs{Groups: []string{"silver", "gold"}}}, []string{gold}, 200, "acme", "gold,partners", nil, []string{"api-key allowed"}},
+		{"group: not in it", config.Auth{AnyOf: []string{"api-key"}, Needs: config.Needs{Groups: []string{"gold"}}}, []string{bronze}, 403, "tin", "", nil, []string{"api-key forbidden"}},
+		{"consumer", config.Auth{AnyOf: []string{"api-key"}, Needs: config.Needs{Consumers: []string{"tin"}}}, []string{bronze}, 200, "tin", "", nil, []string{"api-key allowed"}},
+		{"consumer: another", config.Auth{AnyOf: []string{"api-key"}, Needs: config.Needs{Consumers: []string{"tin"}}}, []string{gold}, 403, "acme", "", nil, []string{"api-key forbidden"}},
+		{"scopes", config.Auth{AnyOf: []string{"idp"}, Needs: config.Needs{Scopes: []string{"orders.read", "orders.write"}}}, []string{bearer}, 200, "alice", "staff", nil, []string{"idp allowed"}},
+		{"scopes: one lacks", config.Auth{AnyOf: []string{"idp"}, Needs: config.Needs{Scopes: []string{"orders.read", "orders.delete"}}}, []string{bearer}, 403, "alice", "", []string{`Bearer realm="proconsul", error="insufficient_scope", scope="orders.read orders.delete"`}, []string{"idp forbidden"}},
+		{"scopes: a key has none", config.Auth{AnyOf: []string{"idp", "api-key"}, Needs: config.Needs{Scopes: []string{"orders.read"}}}, []string{gold}, 403, "acme", "", []string{`Bearer realm="proconsul", error="insufficient_scope", scope="orders.read"`}, []string{"api-key forbidden"}},
 		{"an issuer that was never there", config.Auth{AnyOf: []string{"away"}}, []string{bearer}, 503, "", "", nil, []string{"away unavailable"}},
 	}
 	for _, tt := range tests {
