@@ -15,11 +15,15 @@ func (s *Settings) fault(req *http.Request, resp *http.Response) bool {
 	if slices.Contains(s.FailOn, resp.StatusCode) {
 		return true
 	}
-	// gRPC says it in a status of its own, and in the header only where there
-	// is no body ("trailers-only"): that is how a server or its sidecar says
-	// that it cannot serve.
+	return len(s.FailOn) > 0 && CallFailed(req, resp)
+}
+
+// CallFailed reports whether an answer says that a gRPC server cannot serve. It
+// says so in a status of its own, and in the header only where there is no body
+// ("trailers-only"): that is how a server or its sidecar refuses a call.
+func CallFailed(req *http.Request, resp *http.Response) bool {
 	code := resp.Header["Grpc-Status"]
-	if len(code) == 0 || len(s.FailOn) == 0 {
+	if len(code) == 0 {
 		return false
 	}
 	switch code[0] {

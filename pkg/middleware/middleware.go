@@ -204,6 +204,14 @@ func (e *Exchange) Told(returned bool) int {
 	return http.StatusInternalServerError
 }
 
+// RecordStatus implements problem.Recorder: the account of a gRPC call that the
+// gateway refused has the status that tells why, since 200 would tell nothing.
+func (e *Exchange) RecordStatus(code int) {
+	if e.Status == 0 {
+		e.Status = code
+	}
+}
+
 // RecordProblem implements problem.Recorder.
 func (e *Exchange) RecordProblem(p *problem.Error) {
 	e.Reason = p.Reason

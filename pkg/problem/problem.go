@@ -1,6 +1,7 @@
 // Package problem holds the gateway's own errors and their one writer: an
 // RFC 9457 application/problem+json body, an RFC 9209 Proxy-Status field and
-// the X-Proconsul-Reason header.
+// the X-Proconsul-Reason header; for gRPC calls a status of gRPC instead of the
+// body.
 //
 // An error has two faces. The client sees the reason, the title and the
 // detail; the cause goes to the access log and never to the client.
@@ -182,7 +183,13 @@ const TypeBase = "https://github.com/proconsul/proconsul/blob/main/docs/errors.m
 
 // Recorder is implemented by response writers that keep an account of the
 // request; Write tells the first one that it finds down the Unwrap chain.
-type Recorder interface{ RecordProblem(*Error) }
+type Recorder interface {
+	RecordProblem(*Error)
+
+	// RecordStatus is told what the answer's status would be, were it not that
+	// of gRPC calls, which is always 200.
+	RecordStatus(code int)
+}
 
 type body struct {
 	Type      string  `json:"type"`
@@ -210,7 +217,6 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	h.Del("Content-Length")
 	h.Del("Content-Encoding")
-	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set(HeaderReason, string(p.Reason))
@@ -220,6 +226,11 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 	if p.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(int64(math.Ceil(p.RetryAfter.Seconds())), 10))
 	}
+	if contentType := CallType(r); contentType != "" {
+		writeStatus(w, contentType, p)
+		return
+	}
+	h.Set("Content-Type", "application/problem+json")
 	b, _ := json.Marshal(body{ // texts and numbers only: cannot fail
 		Type: TypeBase + string(p.Reason), Title: p.Title(), Status: code, Detail: p.Detail, Errors: p.Faults,
 		Reason: p.Reason, RequestID: h.Get(HeaderRequestID),
@@ -240,14 +251,19 @@ func Write(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func record(w http.ResponseWriter, p *Error) {
+	if rec := recorder(w); rec != nil {
+		rec.RecordProblem(p)
+	}
+}
+
+func recorder(w http.ResponseWriter) Recorder {
 	for {
 		if rec, ok := w.(Recorder); ok {
-			rec.RecordProblem(p)
-			return
+			return rec
 		}
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
-			return
+			return nil
 		}
 		w = u.Unwrap()
 	}

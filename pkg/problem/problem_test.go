@@ -85,10 +85,12 @@ func TestNothingIsSentToAClientThatLeft(t *testing.T) {
 
 type recorder struct {
 	http.ResponseWriter
-	got *problem.Error
+	got    *problem.Error
+	status int
 }
 
 func (r *recorder) RecordProblem(p *problem.Error) { r.got = p }
+func (r *recorder) RecordStatus(code int)          { r.status = code }
 
 type wrapper struct{ http.ResponseWriter }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/problem"
 )
@@ -83,7 +84,7 @@ func (f *flight) deliver(resp *http.Response) error {
 	}
 	err := f.relay(resp)
 	result := balancer.Success
-	if resp.StatusCode >= 500 {
+	if resp.StatusCode >= 500 || breaker.CallFailed(f.r, resp) {
 		result = balancer.ServerError
 	}
 	var client *clientError
@@ -97,6 +98,9 @@ func (f *flight) deliver(resp *http.Response) error {
 			result = balancer.Canceled
 		}
 		f.settle(result)
+		if f.overdue() {
+			f.abort(problem.New(problem.UpstreamTimeout, "", err))
+		}
 		f.abort(problem.New(problem.ClientCanceled, "", err))
 	case errors.As(err, &broken):
 		retry, noBudget := f.mayRetry(f.s.reset && f.replayable)

@@ -54,6 +54,8 @@ type flight struct {
 	tried [4]*balancer.Member // backing array of the list
 	list  []*balancer.Member
 
+	deadline deadline // of a gRPC call
+
 	traced  bool // trace has hooks
 	trace   httptrace.ClientTrace
 	interim interim
@@ -90,6 +92,9 @@ func (f *flight) bound() {
 	f.total = f.s.Total
 	if f.h.o.Timeout > 0 {
 		f.total = f.h.o.Timeout
+	}
+	if problem.CallType(f.r) != "" {
+		f.r = f.deadline.begin(f.r, f.start)
 	}
 	f.replayable = slices.Contains(f.s.Retry.Methods, f.r.Method) || f.r.Header.Get("Idempotency-Key") != ""
 }
@@ -150,6 +155,9 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 		if try <= 0 || left < try {
 			try = left
 		}
+	}
+	if f.number > 0 {
+		f.header = f.deadline.told(f.header, f.began)
 	}
 	out := f.request(in.Address)
 	f.duplex()
@@ -257,6 +265,10 @@ func (f *flight) classify(err error) failure {
 			return classify(errInterrupted, nil, false, f.up.breaker)
 		}
 		upload = f.body.failure()
+	}
+	if f.overdue() {
+		// The client's wish, and no evidence against anybody.
+		return neutral(problem.New(problem.UpstreamTimeout, "the call's deadline has passed", err))
 	}
 	var c *clientError
 	return classify(err, upload, f.r.Context().Err() != nil || errors.As(err, &c), f.up.breaker)
@@ -391,6 +403,7 @@ func (f *flight) answer(fail failure) {
 
 // end settles whatever is open, also where the request ends in a panic.
 func (f *flight) end() {
+	f.deadline.end()
 	f.settle(balancer.Canceled)
 	if f.body != nil {
 		f.body.stop()
