@@ -1,9 +1,11 @@
 package limiter
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"math"
+	"slices"
 )
 
 //go:embed acquire.lua
@@ -12,8 +14,8 @@ var acquireLua string
 //go:embed heartbeat.lua
 var heartbeatLua string
 
-// maxRefunds bounds what one call carries back. What is beyond it stays
-// unused until it leaves the window.
+// maxRefunds bounds what one call carries back. What is beyond it goes with
+// the next.
 const maxRefunds = 16
 
 // op is one run of acquire.lua for one entry.
@@ -80,16 +82,12 @@ func (l *Limiter) issue(e *entry, now instant, ahead bool) {
 // takeRefunds returns what may be given back in one call. A refund is sent
 // once: one that was sent twice would hand out tokens twice.
 func (e *entry) takeRefunds() []refund {
-	refunds := e.refunds
-	e.refunds = nil
-	n := 0
-	for _, r := range refunds {
-		if r.birth == e.birth && n < maxRefunds {
-			refunds[n] = r
-			n++
-		}
-	}
-	return refunds[:n]
+	refunds := slices.DeleteFunc(e.refunds, func(r refund) bool { return r.birth != e.birth })
+	// Those of a token bucket are good one by one, the last debit first.
+	slices.SortStableFunc(refunds, func(a, b refund) int { return -cmp.Compare(a.tat, b.tat) })
+	n := min(len(refunds), maxRefunds)
+	e.refunds = refunds[n:]
+	return refunds[:n:n]
 }
 
 // args returns the script's arguments.
@@ -99,13 +97,16 @@ func (o *op) args(l *Limiter, wall int64) []any {
 	// latest; an answer that takes longer is not used (see finish).
 	grace := min(p.grace, l.store.timeout.Microseconds())
 	tau := max(p.tau, grace)
-	life := (p.span+tau)/1000 + 2
-	a := make([]any, 0, 10+7*len(p.specs)+3*len(o.debts)+2*len(o.refunds)+2)
+	life := (p.span+max(tau, grace+p.delay))/1000 + 2
+	a := make([]any, 0, 10+8*len(p.specs)+3*len(o.debts)+2*len(o.refunds)+2)
 	a = append(a, "", o.need, o.sync, o.want, o.share, grace, tau, life, len(p.specs))
 	for i := range p.specs {
 		s := &p.specs[i]
 		a = append(a, string(rune(s.kind)), s.limit, s.unit)
-		if s.kind == 'C' {
+		switch s.kind {
+		case 'T':
+			a = append(a, s.ahead)
+		case 'C':
 			// The window before and the one after, too: wall is only an
 			// estimate of Redis's clock.
 			from, _ := s.borders(wall, -1)
@@ -181,7 +182,7 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 	tokens, expires := r.granted, o.sent+r.ttl
 	if now.mono >= expires {
 		// Too late to spend what was granted: it goes back.
-		e.refund(&r.grant, tokens)
+		e.refund(&r.grant, tokens, 0)
 		tokens = 0
 	}
 	// The script ran at some moment between sent and now. What may be spent is
@@ -190,6 +191,15 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 		r.budgets.at[i] += now.mono + 1
 	}
 	granted := &grant{r.birth, r.fields}
+	if o.need > 0 {
+		if cur := e.cur.Load(); cur != nil {
+			// Too few for whoever asked. They go back, because their takers
+			// would be told more than this call's.
+			e.end(cur, now)
+			e.cur.Store(nil)
+		}
+		e.tell(&r.budgets, now.mono, max(0, tokens-o.need))
+	}
 	var again []*waiter
 	for _, w := range o.waiters {
 		switch {
@@ -201,9 +211,13 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 		case w.cost <= tokens:
 			tokens -= w.cost
 			e.charge(o.policy, now, w.cost, false)
-			d := Decision{Allowed: true, Source: Store}
+			d := Decision{Allowed: true, Source: Store, origin: origin{entry: e, cost: w.cost, grant: granted, rest: tokens}}
+			if r.retry > 0 { // turns are handed out ahead of time
+				d.due = now.mono + 1 + r.retry - int64(float64(tokens)*o.policy.fastest())
+			}
 			r.budgets.fill(&d, now.mono, tokens)
-			w.answer <- answer{true, d, expires, granted}
+			e.told(&r.budgets, tokens)
+			w.answer <- answer{true, d, expires}
 		default:
 			again = append(again, w) // not what this call asked for
 		}
@@ -229,7 +243,7 @@ func (l *Limiter) serve(e *entry, now instant) {
 			continue
 		}
 		if ls, left, ok := e.takeLeased(now, w.cost); ok {
-			w.answer <- answer{true, ls.decision(now.mono, left), ls.expires, ls.grant}
+			w.answer <- answer{true, ls.decision(e, now.mono, left, w.cost), ls.expires}
 			continue
 		}
 		e.waiters[n] = w
@@ -249,10 +263,10 @@ func (e *entry) hold(ls *lease, now instant) {
 		if cur != nil {
 			e.end(cur, now)
 		}
-		e.cur.Store(e.next)
-		e.next = nil
+		e.promote(now.mono)
 		if e.cur.Load() == nil {
-			e.cur.Store(ls)
+			e.next = ls
+			e.promote(now.mono)
 			return
 		}
 	}
@@ -282,8 +296,9 @@ func (l *Limiter) settle(o *op, r reply, now instant) {
 		// The key has lost its state, or outlived all that it held. What this
 		// replica still counts of its own has to be told again, and what it
 		// holds was debited from a state that is gone.
-		if cur := e.cur.Swap(nil); cur != nil {
+		if cur := e.cur.Load(); cur != nil {
 			e.end(cur, now)
+			e.cur.Store(nil)
 		}
 		if e.next != nil {
 			e.end(e.next, now)

@@ -12,17 +12,19 @@
 --   T token bucket (GCRA): one field with bucket 0 that holds the TAT.
 --
 -- ARGV: now ('' for TIME), need, sync, want, share, grace, tau, life(ms), nw,
---   nw times: kind, limit, unit (S: P, F: W, T: us per token, C: 0), and for C
---     four ascending borders around the caller's idea of now;
+--   nw times: kind, limit, unit (S: P, F: W, T: us per token, C: 0), for C
+--     four ascending borders around the caller's idea of now, and for T how far
+--     ahead of its burst (us) callers may be told to wait for their tokens;
 --   number of debts, each: window, age(us), amount;
 --   number of refunds, and if any: birth, then each: field, amount.
 -- need: the least that is worth granting. sync: what callers wait for and use
 --   within grace. want >= sync: what the caller would take ahead, to be used
 --   within tau. Beyond sync no more than 1/share of what is left is granted.
 -- Reply: granted, ttl, retry, now, birth, and per window: remaining, reset
---   (until remaining grows without refunds), field (of the debit, or '').
+--   (until remaining grows without refunds), field (of the debit).
 --   granted 0 with retry 0 is no denial: nothing was needed. granted -1: no
---   border of a C window fits Redis's clock, nothing was done.
+--   border of a C window fits Redis's clock, nothing was done. Where something
+--   is granted, retry is how long the last of it has to wait for its turn.
 -- A denial writes nothing.
 local key, N = KEYS[1], 32
 local floor, ceil, fmt, call = math.floor, math.ceil, string.format, redis.call
@@ -36,7 +38,7 @@ end
 local need, sync, want, share = ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
 local grace, tau, life, nw = ARGV[6] + 0, ARGV[7] + 0, ARGV[8] + 0, ARGV[9] + 0
 
-local kind, limit, unit, cur, fin, used, live, tat = {}, {}, {}, {}, {}, {}, {}, {}
+local kind, limit, unit, cur, fin, used, live, tat, ahead = {}, {}, {}, {}, {}, {}, {}, {}, {}
 local at = 10
 for w = 1, nw do
   local k = ARGV[at]
@@ -56,6 +58,8 @@ for w = 1, nw do
     if not cur[w] then return {-1, 0, 0, now, 0} end
   else
     cur[w] = 0
+    ahead[w] = ARGV[at] + 0
+    at = at + 1
   end
 end
 
@@ -84,8 +88,10 @@ for i = 1, debts do
   wrote, fresh = true, true
 end
 
--- Refunds: tokens of leases that ended unspent. Only to the incarnation that
--- they were debited from, and never below nothing.
+-- Refunds: tokens that nobody spent. Only to the incarnation that they were
+-- debited from, and never below nothing. A token bucket's, in microseconds and
+-- with a field that is followed by = and the TAT that the debit left, only where
+-- nobody has taken anything since: it is as if they had never been taken then.
 local refunds = ARGV[at] + 0
 at = at + 1
 if refunds > 0 then
@@ -94,11 +100,12 @@ if refunds > 0 then
   for i = 1, refunds do
     local f, amount = ARGV[at], ARGV[at + 1] + 0
     at = at + 2
-    if same then
-      local have = call('HGET', key, f)
-      if have and have + 0 >= amount then
-        call('HINCRBY', key, f, -amount)
-      end
+    local bucket, tat = f:match('^(%d+)=(%d+)$')
+    local have = same and call('HGET', key, bucket or f)
+    if have and bucket then
+      if have == tat then call('HSET', key, bucket, fmt('%.0f', tat - amount)) end
+    elseif have and have + 0 >= amount then
+      call('HINCRBY', key, f, -amount)
     end
   end
 end
@@ -131,20 +138,25 @@ for i = 1, #flat, 2 do
   end
 end
 
-local rem, least = {}, nil
+-- rem is what is left now, most what callers may have who wait for it.
+local rem, least, most = {}, nil, nil
 for w = 1, nw do
+  local room
   if kind[w] == 'T' then
-    local ahead = tat[w] - now
-    if ahead < 0 then ahead = 0 end
-    rem[w] = floor((limit[w] * unit[w] - ahead) / unit[w] + 1e-9)
+    local level = tat[w] - now
+    if level < 0 then level = 0 end
+    rem[w] = floor((limit[w] * unit[w] - level) / unit[w] + 1e-9)
+    room = floor((limit[w] * unit[w] + ahead[w] - level) / unit[w] + 1e-9)
   else
     rem[w] = limit[w] - used[w]
+    room = rem[w]
   end
   if not least or rem[w] < least then least = rem[w] end
+  if not most or room < most then most = room end
 end
 
 local granted, ttl, retry = 0, 0, 0
-if least < need then
+if most < need then
   for w = 1, nw do
     local short = need - rem[w]
     if short > 0 then
@@ -158,7 +170,7 @@ if least < need then
           if short <= 0 then break end
         end
       elseif kind[w] == 'T' then
-        wait = ceil(tat[w] - now - (limit[w] - need) * unit[w])
+        wait = ceil(tat[w] - now - (limit[w] - need) * unit[w] - ahead[w])
       else
         wait = fin[w] - now
       end
@@ -166,7 +178,7 @@ if least < need then
     end
   end
   if retry < 1 then retry = 1 end
-elseif least > 0 then
+elseif most > 0 then
   granted = want
   if want > sync then
     -- Ahead of need goes only a share of what is left.
@@ -174,12 +186,20 @@ elseif least > 0 then
     if cap < sync then cap = sync end
     if granted > cap then granted = cap end
   end
-  if granted > least then granted = least end
+  if granted > most then granted = most end
 end
 
 local reply = {granted, 0, retry, now, birth}
 if granted > 0 then
-  ttl = grace
+  for w = 1, nw do
+    if kind[w] == 'T' then
+      tat[w] = math.max(tat[w], now) + ceil(granted * unit[w])
+      retry = math.max(retry, tat[w] - now - limit[w] * unit[w])
+    end
+  end
+  retry = ceil(retry)
+  reply[3] = retry
+  ttl = grace + retry
   if granted > sync then
     ttl = tau
     for w = 1, nw do
@@ -190,10 +210,10 @@ if granted > 0 then
     local f
     if kind[w] == 'T' then
       f = fmt('%.0f', w - 1)
-      tat[w] = math.max(tat[w], now) + ceil(granted * unit[w])
-      call('HSET', key, f, fmt('%.0f', tat[w]))
+      local full = fmt('%.0f', tat[w])
+      call('HSET', key, f, full)
       fresh = true
-      reply[3 + 3 * w + 2] = '' -- a bucket that refills cannot be refunded safely
+      reply[3 + 3 * w + 2] = f .. '=' .. full
     else
       -- Charged where the last token may be spent: that is what keeps the
       -- bound of the sliding window whatever the leases do.
@@ -220,7 +240,8 @@ for w = 1, nw do
     end
     if oldest then reset = (oldest + N + 1) * unit[w] - now end
   elseif kind[w] == 'T' then
-    if tat[w] > now then reset = ceil(tat[w] - now - (limit[w] - rem[w] - 1) * unit[w]) end
+    local left = rem[w] < 0 and 0 or rem[w]
+    if tat[w] > now then reset = ceil(tat[w] - now - (limit[w] - left - 1) * unit[w]) end
     if reset < 0 then reset = 0 end
   else
     reset = fin[w] - now

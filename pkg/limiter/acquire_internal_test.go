@@ -176,13 +176,9 @@ func (w *world) play(steps int, window int64) {
 				}
 			}
 			w.leases = slices.Delete(w.leases, i, i+1)
-			o := &op{share: 2}
-			for _, f := range g.fields {
-				if f != "" && g.left > 0 {
-					o.refunds = append(o.refunds, refund{g.birth, f, g.left})
-				}
-			}
-			w.call(o)
+			e := &entry{policy: w.p, birth: g.birth}
+			e.refund(&grant{g.birth, g.fields}, g.left, 0)
+			w.call(&op{share: 2, refunds: e.refunds})
 		}
 	}
 	for _, g := range w.leases { // the rest is spent at the last instant
@@ -347,7 +343,7 @@ func TestDenialsWriteNothingAndRefundsGoHome(t *testing.T) {
 			w.client.Del(ctx, w.key)
 			w.advance(1)
 			w.call(&op{need: 10, sync: 10, want: 10, share: 2}) // the store has lost the first incarnation
-			stale := []refund{{first.birth, first.fields[0], 4}}
+			stale := []refund{{birth: first.birth, field: first.fields[0], amount: 4}}
 			if r := w.call(&op{need: 1, sync: 1, want: 1, share: 2, refunds: stale}); r.granted != 0 {
 				rt.Fatalf("a refund of lost tokens made %d new ones", r.granted)
 			}

@@ -43,9 +43,28 @@ type Decision struct {
 	// exactly then, for the same cost, is admitted if nobody else was before.
 	// 0 in a denial means never: the cost is above the limit.
 	RetryAfter time.Duration
+	// Delayed is how long the caller was made to wait before it was allowed.
+	Delayed time.Duration
+	// Full says that the caller might have waited, but for the number of those
+	// who do.
+	Full bool
 
 	n      int
 	limits [MaxLimits]Budget
+	due    int64 // mono from which on an allowed caller may go
+	origin origin
+}
+
+// origin is where the tokens of a decision came from, for giving them back.
+type origin struct {
+	entry *entry // nil: from nowhere
+	cost  int64
+	lease *lease  // of a lease
+	grant *grant  // of a call to the store
+	rest  int64   // that the same call debited after these
+	at    instant // of the own account: when
+	adds  int64   // of the own account: how many charges it had seen
+	owed  bool
 }
 
 // Budget is what is left of one limit.

@@ -15,12 +15,14 @@ type entry struct {
 	denied atomic.Pointer[denial]
 	denies atomic.Int64 // tokens that were denied from memory
 
-	limited atomic.Int64 // requests that were denied, for Top
+	limited atomic.Int64 // requests that were denied and Top does not know of yet
+	line    atomic.Pointer[line]
 
 	mu       sync.Mutex
 	policy   *Policy // as of the last caller
 	touched  int64   // mono of the last slow decision
 	tallies  []tally // what this replica admitted, per limit
+	adds     int64   // charges of the tallies
 	div      int64   // how many replicas the tallies' refill was last shared by
 	birth    string  // of the key's incarnation in Redis; empty: not known
 	owes     bool    // tallies hold what the store does not know
@@ -42,8 +44,7 @@ type waiter struct {
 type answer struct {
 	known    bool
 	decision Decision
-	expires  int64  // mono before which it has to be acted upon
-	grant    *grant // of what was allowed
+	expires  int64 // mono before which it has to be acted upon
 }
 
 // grant is where tokens were debited from, for giving them back.
@@ -59,6 +60,15 @@ type denial struct {
 	until   int64   // mono until which the store need not be asked
 	retry   int64   // mono at which it may pass
 	budgets budgets
+	counted atomic.Bool // in Top
+}
+
+// refused returns the denial that still answers for a cost, or nil.
+func (e *entry) refused(p *Policy, cost, now int64) *denial {
+	if d := e.denied.Load(); d != nil && d.policy == p && cost >= d.cost && now < d.until {
+		return d
+	}
+	return nil
 }
 
 // budgets are the remaining tokens of each limit and the mono instants at
@@ -72,7 +82,7 @@ type budgets struct {
 func (b *budgets) fill(d *Decision, now, held int64) {
 	d.n = b.n
 	for i := range b.n {
-		d.limits[i] = Budget{b.left[i] + held, time.Duration(max(0, b.at[i]-now)) * time.Microsecond}
+		d.limits[i] = Budget{max(0, b.left[i]+held), time.Duration(max(0, b.at[i]-now)) * time.Microsecond}
 	}
 }
 
@@ -86,7 +96,8 @@ func (d *denial) decision(now int64) Decision {
 type refund struct {
 	birth  string
 	field  string
-	amount int64
+	amount int64 // tokens; of a token bucket µs
+	tat    int64 // of a token bucket: what the debit left
 }
 
 // seen returns when the entry was last used, roughly: a lease's callers do
@@ -104,6 +115,9 @@ func (e *entry) seen() int64 {
 func (e *entry) idle(now instant) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if ln := e.line.Load(); ln != nil && ln.len() > 0 {
+		return false
+	}
 	if e.inflight || len(e.waiters) > 0 || e.cur.Load() != nil || e.next != nil || len(e.refunds) > 0 {
 		return false
 	}
@@ -129,10 +143,15 @@ func (e *entry) takeOwn(p *Policy, now instant, cost int64, source Source, share
 		s, t := &p.specs[i], &e.tallies[i]
 		t.expire(s, now, div)
 		limit := share(s.limit)
-		if s.kind == 'T' {
-			t.level = min(t.level, float64(limit))
+		if s.kind == 'T' && source == Local {
+			t.level = min(t.level, s.room(limit, div))
 		}
-		wait = max(wait, t.wait(s, now, limit, cost, div))
+		w := t.wait(s, now, limit, cost, div)
+		if s.ahead > 0 && w < math.MaxInt64 {
+			d.due = max(d.due, now.mono+w)
+			w = max(0, w-s.ahead)
+		}
+		wait = max(wait, w)
 	}
 	if wait > 0 {
 		d.Allowed = false
@@ -144,17 +163,54 @@ func (e *entry) takeOwn(p *Policy, now instant, cost int64, source Source, share
 		}
 	} else {
 		e.charge(p, now, cost, source == Local)
+		d.origin = origin{entry: e, cost: cost, at: now, adds: e.adds, owed: source == Local}
 	}
 	for i := range p.specs {
 		s, t := &p.specs[i], &e.tallies[i]
 		limit := share(s.limit)
-		d.limits[i] = Budget{t.remaining(s, limit), micros(t.reset(s, now, limit, div))}
+		reset := t.reset(s, now, limit, div)
+		d.limits[i] = Budget{t.told.tell(t.remaining(s, limit), now.mono, now.mono+reset), micros(reset)}
 	}
 	return d
 }
 
+// told is what clients were last told of a limit: what is left of it never
+// grows before the moment that was named for it, whatever other replicas give
+// back meanwhile.
+type told struct {
+	left  int64
+	until int64 // mono
+}
+
+// tell returns what may be told at now of a limit of which left is left and
+// grows at that instant.
+func (t *told) tell(left, now, at int64) int64 {
+	if now < t.until {
+		left = min(left, t.left)
+	}
+	t.left, t.until = left, at
+	return left
+}
+
+// tell lowers b to what may be told, with held tokens on top. The entry is
+// locked.
+func (e *entry) tell(b *budgets, now, held int64) {
+	for i := range b.n {
+		b.left[i] = e.tallies[i].told.tell(b.left[i]+held, now, b.at[i]) - held
+	}
+}
+
+// told notes that somebody was told of b with held tokens on top.
+func (e *entry) told(b *budgets, held int64) {
+	for i := range b.n {
+		t := &e.tallies[i].told
+		t.left = min(t.left, b.left[i]+held)
+	}
+}
+
 // charge books tokens that were admitted.
 func (e *entry) charge(p *Policy, now instant, cost int64, owed bool) {
+	e.adds++
 	for i := range p.specs {
 		e.tallies[i].expire(&p.specs[i], now, e.div)
 		e.tallies[i].add(&p.specs[i], now, cost, owed)

@@ -103,8 +103,7 @@ func (l *Limiter) lapse(e *entry, now instant) {
 	defer e.mu.Unlock()
 	if cur := e.cur.Load(); cur != nil && now.mono >= cur.expires {
 		e.end(cur, now)
-		e.cur.Store(e.next)
-		e.next = nil
+		e.promote(now.mono)
 		if cur = e.cur.Load(); cur != nil && now.mono >= cur.expires {
 			e.end(cur, now)
 			e.cur.Store(nil)

@@ -172,6 +172,7 @@ func (l *Limiter) peekOwn(e *entry, p *Policy, now instant, source Source, share
 		e.mu.Lock()
 		for i := range tallies {
 			tallies[i] = e.tallies[i]
+			tallies[i].told = told{} // this is the truth
 			tallies[i].slots = slices.Clone(e.tallies[i].slots)
 		}
 		e.mu.Unlock()

@@ -2,6 +2,8 @@ package limiter
 
 import (
 	"math"
+	"strconv"
+	"strings"
 	"sync/atomic"
 )
 
@@ -24,8 +26,8 @@ type lease struct {
 // that no caller who is late can take one.
 const closed = math.MinInt64 / 2
 
-func (ls *lease) decision(now, left int64) Decision {
-	d := Decision{Allowed: true, Source: Store}
+func (ls *lease) decision(e *entry, now, left, cost int64) Decision {
+	d := Decision{Allowed: true, Source: Store, origin: origin{entry: e, cost: cost, lease: ls}}
 	ls.budgets.fill(&d, now, left)
 	return d
 }
@@ -61,33 +63,56 @@ func (e *entry) takeLeased(now instant, cost int64) (ls *lease, left int64, ok b
 			}
 			e.end(cur, now)
 		}
-		e.cur.Store(e.next)
-		e.next = nil
+		e.promote(now.mono)
 	}
 	return nil, 0, false
+}
+
+// promote makes the next lease, if there is one, the one that callers take
+// from. The entry is locked.
+func (e *entry) promote(now int64) {
+	next := e.next
+	e.next = nil
+	if next != nil {
+		e.cur.Store(nil) // its end has told what its callers heard
+		e.tell(&next.budgets, now, max(0, next.granted-1))
+	}
+	e.cur.Store(next)
 }
 
 // end closes a lease: what was spent is booked, what was not is refunded with
 // the next call. The entry is locked.
 func (e *entry) end(ls *lease, now instant) {
 	left := max(0, ls.tokens.Swap(closed))
-	if left > ls.granted {
-		return // it has ended before
+	if left < ls.granted {
+		e.told(&ls.budgets, left) // those who take of a lease hold no lock
 	}
 	e.book(ls, now, ls.granted-left)
 	e.demand.asked += ls.booked - ls.counted
 	ls.counted = ls.booked
-	e.refund(ls.grant, left)
+	e.refund(ls.grant, left, 0)
 }
 
-// refund notes what is to be given back.
-func (e *entry) refund(g *grant, amount int64) {
+// refund notes what is to be given back of a grant, behind which rest tokens
+// of the same grant were debited.
+func (e *entry) refund(g *grant, amount, rest int64) {
 	if amount <= 0 || g.birth != e.birth {
 		return
 	}
-	for _, f := range g.fields {
-		if f != "" { // a token bucket's: cannot be refunded
-			e.refunds = append(e.refunds, refund{g.birth, f, amount})
+	for w, f := range g.fields {
+		r := refund{birth: g.birth, field: f, amount: amount}
+		if id, full, ok := strings.Cut(f, "="); ok {
+			tat, err := strconv.ParseInt(full, 10, 64)
+			if err != nil || w >= len(e.policy.specs) {
+				continue
+			}
+			behind := int64(float64(rest) * e.policy.specs[w].unit)
+			r.tat = tat - behind
+			r.amount = int64(float64(rest+amount)*e.policy.specs[w].unit) - behind
+			r.field = id + "=" + strconv.FormatInt(r.tat, 10)
+		}
+		if f != "" {
+			e.refunds = append(e.refunds, r)
 		}
 	}
 }
@@ -97,8 +122,10 @@ func (e *entry) book(ls *lease, now instant, spent int64) {
 	if back := now.mono - ls.expires; back > 0 {
 		now.mono, now.wall = now.mono-back, now.wall-back
 	}
-	e.charge(e.policy, now, spent-ls.booked, false)
-	ls.booked = spent
+	if spent > ls.booked { // less, where something was given back
+		e.charge(e.policy, now, spent-ls.booked, false)
+		ls.booked = spent
+	}
 }
 
 // count adds what was spent of a lease to the demand.

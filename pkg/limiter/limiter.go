@@ -65,11 +65,13 @@ type Limiter struct {
 	start    time.Time
 	keys     keys
 	expiries expiries
+	most     most
 	members  atomic.Pointer[[]string] // who shares the store, by heartbeat
 	offset   atomic.Int64             // Redis's clock less our wall clock, µs
 	owing    atomic.Bool              // some entry owes the store
 	skew     int64                    // µs that our wall clock is wrong by, in tests
 	calls    atomic.Int64             // script calls, for the lease efficiency
+	waiting  atomic.Int64             // callers that are made to wait
 }
 
 // New returns a limiter. It dials nothing: until Run has reached the store,
@@ -124,17 +126,43 @@ func (l *Limiter) mono() int64 { return int64(time.Since(l.start) / time.Microse
 //
 // Take returns within the store's timeout whatever the store does, and
 // without a call where a lease or a remembered denial decides. Where ctx ends
-// first the decision is made as if the store were away.
+// first the decision is made as if the store were away. A policy that delays
+// may take MaxDelay longer; a caller whose ctx ends meanwhile is denied and
+// leaves its place and its tokens to others.
 func (l *Limiter) Take(ctx context.Context, p *Policy, key string, cost int) Decision {
 	c := max(int64(cost), 1)
 	if c > p.least {
 		return Decision{Source: l.usual()}
 	}
 	e := l.entry(p, identity(key))
+	d := l.take(ctx, e, p, c)
+	if !d.Allowed {
+		l.deny(e, p, key)
+	}
+	return d
+}
+
+// take decides, and where the policy delays, after a wait.
+func (l *Limiter) take(ctx context.Context, e *entry, p *Policy, cost int64) Decision {
+	if p.delay == 0 {
+		return l.decide(ctx, e, p, cost)
+	}
+	return l.throttle(ctx, e, p, cost)
+}
+
+// deny counts a denial for Top. Those from memory take no lock.
+func (l *Limiter) deny(e *entry, p *Policy, key string) {
+	e.limited.Add(1)
+	if d := e.denied.Load(); d == nil || d.counted.CompareAndSwap(false, true) {
+		l.most.add(e, p, key)
+	}
+}
+
+// decide decides at once.
+func (l *Limiter) decide(ctx context.Context, e *entry, p *Policy, c int64) Decision {
 	now := l.mono()
-	if d := e.denied.Load(); d != nil && d.policy == p && c >= d.cost && now < d.until {
+	if d := e.refused(p, c, now); d != nil {
 		e.denies.Add(c)
-		e.limited.Add(1)
 		return d.decision(now)
 	}
 	if ls := e.cur.Load(); ls != nil && now < ls.expires {
@@ -142,15 +170,11 @@ func (l *Limiter) Take(ctx context.Context, p *Policy, key string, cost int) Dec
 			if left <= ls.granted/2 && !ls.asked.Load() && ls.asked.CompareAndSwap(false, true) {
 				l.refill(e)
 			}
-			return ls.decision(now, left)
+			return ls.decision(e, now, left, c)
 		}
 		ls.tokens.Add(c)
 	}
-	d := l.takeSlow(ctx, e, p, c)
-	if !d.Allowed {
-		e.limited.Add(1)
-	}
-	return d
+	return l.takeSlow(ctx, e, p, c)
 }
 
 // usual is the source of decisions when nothing is wrong.
@@ -193,7 +217,7 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 	}
 	if ls, left, ok := e.takeLeased(now, cost); ok {
 		e.mu.Unlock()
-		return ls.decision(now.mono, left)
+		return ls.decision(e, now.mono, left, cost)
 	}
 	if !l.store.reach(e) {
 		defer e.mu.Unlock()
@@ -237,10 +261,12 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 		// This goroutine had to wait so long for its turn that the token it was
 		// given may not be spent any more. It goes back, and we ask again. The
 		// tallies keep it, which errs on the safe side.
-		e.refund(a.grant, cost)
+		if g := a.decision.origin.from(); g != nil {
+			e.refund(g, cost, a.decision.origin.rest)
+		}
 		if ls, left, ok := e.takeLeased(now, cost); ok {
 			e.mu.Unlock()
-			return ls.decision(now.mono, left)
+			return ls.decision(e, now.mono, left, cost)
 		}
 		if !patient {
 			defer e.mu.Unlock()
@@ -335,11 +361,12 @@ type State struct {
 	Replicas    int           // that limits are divided by while the store is away
 	Keys        int           // identities remembered here
 	Calls       int64         // acquire scripts run, for decisions per call
+	Waiting     int64         // callers that are made to wait
 }
 
 // State returns the state of the store.
 func (l *Limiter) State() State {
-	s := State{Replicas: int(l.count()), Keys: l.keys.len(), Calls: l.calls.Load()}
+	s := State{Replicas: int(l.count()), Keys: l.keys.len(), Calls: l.calls.Load(), Waiting: l.waiting.Load()}
 	if l.store != nil {
 		l.store.describe(&s)
 	}

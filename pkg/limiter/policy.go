@@ -139,6 +139,18 @@ type Settings struct {
 	Limits       []Limit // 1 to MaxLimits, charged together or not at all
 	OnStoreError Mode
 	Precision    Precision
+
+	// MaxDelay makes callers above the limit wait for their turn, for no longer
+	// than that, instead of being denied at once; 0: they are denied. Of each
+	// identity no more than MaxQueue wait: at one replica, or at all of them
+	// together where a token bucket is among the limits, which hands out turns
+	// ahead of time.
+	MaxDelay time.Duration
+	MaxQueue int // 1 to 100000 where MaxDelay is set
+
+	// ShowKeys lets Top name identities as callers gave them; otherwise it has
+	// their hashes.
+	ShowKeys bool
 }
 
 // Policy is a checked and compiled Settings. It is immutable and safe for
@@ -153,6 +165,8 @@ type Policy struct {
 	span     int64 // µs until a token that is charged now is forgotten
 	tau      int64 // µs that a lease lives
 	grace    int64 // µs that a token may be on its way to who waits for it, at most
+	delay    int64 // µs that a caller may be made to wait
+	reserves bool  // a token bucket is among the limits: turns are handed out ahead of time
 }
 
 // spec is one limit as the scripts and the local account know it.
@@ -163,6 +177,7 @@ type spec struct {
 	step     int64   // unit of S and F as an integer
 	calendar Calendar
 	zone     *time.Location
+	ahead    int64 // T: µs that callers may wait for their tokens
 }
 
 // buckets is how many buckets a sliding window is cut into. acquire.lua has
@@ -180,6 +195,10 @@ func NewPolicy(s Settings) (*Policy, error) {
 	if len(s.Limits) < 1 || len(s.Limits) > MaxLimits {
 		faults = append(faults, fmt.Errorf("a policy has 1 to %d limits, not %d", MaxLimits, len(s.Limits)))
 	}
+	if s.MaxDelay < 0 || s.MaxDelay > time.Minute || s.MaxDelay > 0 && (s.MaxQueue < 1 || s.MaxQueue > 100_000) {
+		faults = append(faults, fmt.Errorf("callers wait up to a minute, 1 to 100000 of them, not %d for %v", s.MaxQueue, s.MaxDelay))
+	}
+	p.delay = s.MaxDelay.Microseconds()
 	h := sha256.New()
 	write := func(v ...int64) {
 		for _, n := range v {
@@ -197,6 +216,11 @@ func NewPolicy(s Settings) (*Policy, error) {
 		}
 		write(int64(sp.kind), int64(sp.calendar), window, int64(len(sp.zoneName())))
 		h.Write([]byte(sp.zoneName()))
+		if sp.kind == 'T' && p.delay > 0 {
+			// Each who waits is at least a token ahead.
+			p.reserves = true
+			sp.ahead = min(p.delay, int64(float64(s.MaxQueue)*sp.unit))
+		}
 		p.specs = append(p.specs, sp)
 		p.least = min(p.least, sp.limit)
 		p.span = max(p.span, sp.span())
@@ -267,6 +291,12 @@ func (s *spec) zoneName() string {
 	return s.zone.String()
 }
 
+// room returns how many tokens a bucket can be short of, those that callers
+// wait for included, where div replicas share the refill.
+func (s *spec) room(limit, div int64) float64 {
+	return float64(limit) + float64(s.ahead)/(s.unit*float64(div))
+}
+
 // span returns for how many µs a charge is remembered.
 func (s *spec) span() int64 {
 	switch s.kind {
@@ -277,7 +307,7 @@ func (s *spec) span() int64 {
 	case 'C':
 		return int64(32 * 24 * time.Hour / time.Microsecond)
 	}
-	return int64(float64(s.limit) * s.unit)
+	return int64(float64(s.limit)*s.unit) + s.ahead
 }
 
 // borders returns the start and the end, in µs of Unix time, of the calendar
@@ -291,6 +321,17 @@ func (s *spec) borders(wall int64, n int) (from, to int64) {
 	}
 	d += n
 	return time.Date(y, m, d, 0, 0, 0, 0, s.zone).UnixMicro(), time.Date(y, m, d+1, 0, 0, 0, 0, s.zone).UnixMicro()
+}
+
+// fastest returns how many µs the bucket that refills fastest takes per token.
+func (p *Policy) fastest() float64 {
+	least := math.Inf(1)
+	for i := range p.specs {
+		if p.specs[i].kind == 'T' {
+			least = min(least, p.specs[i].unit)
+		}
+	}
+	return least
 }
 
 // Name returns the policy's name.

@@ -332,9 +332,9 @@ func (s *store) learn(redisNow int64, took time.Duration) {
 func (s *store) describe(st *State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, keys, calls := st.Replicas, st.Keys, st.Calls
+	own := *st
 	*st = s.state
-	st.Replicas, st.Keys, st.Calls = n, keys, calls
+	st.Replicas, st.Keys, st.Calls, st.Waiting = own.Replicas, own.Keys, own.Calls, own.Waiting
 }
 
 // pulse sends heartbeats: one a second while the store is there, so that an

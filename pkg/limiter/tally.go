@@ -23,6 +23,8 @@ type tally struct {
 	level float64
 	owed  int64 // of level, not known to the store
 	at    int64 // when level was true
+
+	told told // of the limit, to clients
 }
 
 // slot is a bucket or a window of a tally.
@@ -136,9 +138,7 @@ func (t *tally) add(s *spec, now instant, cost int64, owed bool) {
 		debt = cost
 	}
 	if s.kind == 'T' {
-		// What is beyond the burst was admitted by the store at the full rate;
-		// it must not lock this replica out once it is on its own.
-		t.level = min(t.level+float64(cost), float64(s.limit))
+		t.level += float64(cost)
 		t.owed += debt
 		return
 	}
@@ -153,6 +153,31 @@ func (t *tally) add(s *spec, now instant, cost int64, owed bool) {
 		return
 	}
 	t.slots = slices.Insert(t.slots, i, slot{id, cost, debt})
+}
+
+// back takes off what was charged at a moment and not spent. Where a token
+// bucket was charged by others since, that is what has not leaked out since.
+func (t *tally) back(s *spec, now, at instant, cost, div int64, owed, last bool) {
+	if s.kind == 'T' {
+		t.expire(s, now, div)
+		if !last {
+			cost = max(0, cost-int64(math.Ceil(float64(now.mono-at.mono)/(s.unit*float64(div)))))
+		}
+		t.level = max(0, t.level-float64(cost))
+		if owed {
+			t.owed = max(0, t.owed-cost)
+		}
+		return
+	}
+	id := s.slotID(at)
+	for i := range t.slots {
+		if t.slots[i].id == id {
+			t.slots[i].spent = max(0, t.slots[i].spent-cost)
+			if owed {
+				t.slots[i].owed = max(0, t.slots[i].owed-cost)
+			}
+		}
+	}
 }
 
 // debt is an amount that the store has to be told of.
@@ -202,7 +227,7 @@ func (t *tally) settled(s *spec, d debt) {
 // oweAll marks all that still counts as unknown to the store.
 func (t *tally) oweAll(s *spec) {
 	if s.kind == 'T' {
-		t.owed = int64(math.Ceil(t.level))
+		t.owed = int64(math.Ceil(min(t.level, float64(s.limit))))
 	}
 	for i := range t.slots {
 		t.slots[i].owed = t.slots[i].spent
