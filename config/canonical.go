@@ -51,11 +51,13 @@ func (b *builder) canonicalise(c *Config) {
 	for i := range c.Policies {
 		c.Policies[i].Middleware.canonicalise()
 	}
+	c.RateLimit.canonicalise()
 	for i := range c.Upstreams {
 		u := &c.Upstreams[i]
 		if u.Name == "" {
 			u.Name = u.Service
 		}
+		u.RateLimit.canonicalise()
 		upper(u.Retry.Methods)
 		for j, on := range u.Retry.On {
 			u.Retry.On[j] = strings.ToLower(on)
@@ -93,11 +95,13 @@ func (b *builder) layerOf(path string) int {
 	return 3
 }
 
-// canonicalSource returns header(NAME) with the name as fields have it, and
-// all else as it is.
+// canonicalSource returns header(NAME) and response_header(NAME) with the name
+// as fields have it, and all else as it is.
 func canonicalSource(text string) string {
-	if name, ok := headerKey(text); ok {
-		return "header(" + http.CanonicalHeaderKey(name) + ")"
+	for _, kind := range [...]string{"header", "response_header"} {
+		if name, ok := Argument(text, kind); ok {
+			return kind + "(" + http.CanonicalHeaderKey(name) + ")"
+		}
 	}
 	return text
 }
@@ -113,17 +117,7 @@ func (m *Middleware) canonicalise() {
 			upper(c.ByMethod[i].Methods)
 		}
 	}
-	if l := m.RateLimit; l != nil {
-		if l.Rate != (Limit{}) && len(l.Limits) == 0 {
-			l.Limits, l.Rate = []Limit{l.Rate}, Limit{}
-		}
-		by := SplitBy(l.By)
-		for i := range by {
-			by[i] = canonicalSource(by[i])
-		}
-		l.By = strings.Join(by, "+")
-		l.Cost = canonicalSource(l.Cost)
-	}
+	m.RateLimit.canonicalise()
 	if c := m.CORS; c != nil {
 		for i, o := range c.Origins {
 			c.Origins[i] = strings.ToLower(o)
@@ -156,9 +150,25 @@ func canonicalNames(names []string) {
 	}
 }
 
-// headerKey takes NAME out of "header(NAME)".
-func headerKey(by string) (name string, ok bool) {
-	rest, ok := strings.CutPrefix(by, "header(")
+func (l *RateLimit) canonicalise() {
+	if l == nil {
+		return
+	}
+	if l.Rate != (Limit{}) && len(l.Limits) == 0 {
+		l.Limits, l.Rate = []Limit{l.Rate}, Limit{}
+	}
+	by := SplitBy(l.By)
+	for i := range by {
+		by[i] = canonicalSource(by[i])
+	}
+	l.By = strings.Join(by, "+")
+	l.Cost = canonicalSource(l.Cost)
+}
+
+// Argument takes NAME out of text such as header(NAME), where it is of that
+// kind.
+func Argument(text, kind string) (name string, ok bool) {
+	rest, ok := strings.CutPrefix(text, kind+"(")
 	if !ok {
 		return "", false
 	}
@@ -265,6 +275,61 @@ func (c *Config) Chain(r Route) Middleware {
 	}
 	out.overlay(r.Middleware)
 	return out
+}
+
+// NamedLimit is a rate limit and the name of its counts.
+type NamedLimit struct {
+	Name string
+	RateLimit
+}
+
+// The names of limits that are not a route's own. No route has such a name.
+const (
+	GlobalLimit   = "@global"
+	upstreamLimit = "@upstream/"
+)
+
+// Limits returns what limits a route's requests: its own limit, which has its
+// name, its upstream's, and that of all routes.
+func (c *Config) Limits(r Route) (limits []NamedLimit) {
+	if l := c.Chain(r).RateLimit; l != nil {
+		limits = append(limits, NamedLimit{r.Name, *l})
+	}
+	if r.Redirect == nil {
+		if u, ok := c.Upstream(r.Upstream.Service); ok && u.RateLimit != nil {
+			limits = append(limits, NamedLimit{upstreamLimit + u.Name, *u.RateLimit})
+		}
+	}
+	if c.RateLimit != nil {
+		limits = append(limits, NamedLimit{GlobalLimit, *c.RateLimit})
+	}
+	return limits
+}
+
+// AllLimits returns every limit that a route's requests are under, once each.
+func (c *Config) AllLimits() (limits []NamedLimit) {
+	seen := map[string]bool{}
+	for _, r := range c.Routes {
+		for _, l := range c.Limits(r) {
+			if !seen[l.Name] {
+				seen[l.Name] = true
+				limits = append(limits, l)
+			}
+		}
+	}
+	return limits
+}
+
+// CountedClaims returns the claims of tokens that limits count by.
+func (c *Config) CountedClaims() (names []string) {
+	for _, l := range c.AllLimits() {
+		for _, part := range SplitBy(l.By) {
+			if name, ok := Argument(part, "claim"); ok && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 // overlay takes over every section that m has. Reflection keeps a new

@@ -37,6 +37,9 @@ func (b *builder) check(c *Config) {
 		b.plainName(join(at("policies", i), "name"), p.Name)
 		b.checkMiddleware(at("policies", i), p.Middleware)
 	}
+	if c.RateLimit != nil {
+		b.checkRateLimit("rate_limit", *c.RateLimit)
+	}
 	b.checkUpstreams(c)
 	b.unique("routes", len(c.Routes), func(i int) string { return c.Routes[i].Name })
 	var policies, upstreams names
@@ -57,6 +60,7 @@ func (b *builder) check(c *Config) {
 			b.checkRoute(p, r)
 			b.checkUse(policies, join(p, "use"), r.Use)
 			b.checkService(c, upstreams, join(p, "upstream.service"), r.Upstream.Service)
+			b.checkDelays(c, p, r)
 		}
 	}
 	b.checkDefault(c)
@@ -283,6 +287,9 @@ func (b *builder) checkUpstream(c *Config, path string, u Upstream) {
 			b.bad(p, s.Address, CodeNameTwice, "is listed twice", "")
 		}
 		seen[s.Address] = true
+	}
+	if u.RateLimit != nil {
+		b.checkRateLimit(join(path, "rate_limit"), *u.RateLimit)
 	}
 	b.keyPair(join(path, "tls"), u.TLS)
 	if u.Scheme != "https" && b.written(join(path, "tls")) && u.TLS != (ClientTLS{}) {

@@ -36,6 +36,11 @@ func SplitBy(by string) []string {
 
 func (b *builder) checkRateLimit(path string, l RateLimit) {
 	b.checkBy(path, l)
+	for _, key := range []string{"max_delay", "max_queue"} {
+		if p := join(path, key); l.Over == "reject" && b.written(p) && b.sound(p) {
+			b.warn(p, CodeNoEffect, p+" has no effect: over is reject, so nobody waits", "write over: delay")
+		}
+	}
 	if zone := join(path, "zone"); b.sound(zone) {
 		// LoadLocation takes "" for UTC and "Local" for the machine's own,
 		// which is not the same on every replica.
@@ -128,24 +133,54 @@ func (b *builder) checkBy(path string, l RateLimit) {
 	if !b.sound(by) {
 		return
 	}
-	identities := []string{"client_ip", "route", "consumer", "api_key", "method"}
+	plain := []string{"client_ip", "route", "all", "consumer", "api_key", "method"}
+	named := []string{"header", "cookie", "claim"}
 	parts := SplitBy(l.By)
 	for i, part := range parts {
-		header, isHeader := headerKey(part)
-		cookie, isCookie := strings.CutPrefix(part, "cookie(")
-		cookie, closed := strings.CutSuffix(cookie, ")")
-		switch {
-		case isHeader && !token(header):
-			b.bad(by, part, CodeHeader, "names no header", "write header(X-Name)")
-		case isCookie && !(closed && token(cookie)):
-			b.bad(by, part, CodeHeader, "names no cookie", "write cookie(name)")
-		case !isHeader && !isCookie && !slices.Contains(identities, part):
-			b.bad(by, part, CodeChoice, "is none of client_ip, route, consumer, api_key, method, header(NAME), cookie(NAME)",
-				didYouMean(part, append(identities, "header(NAME)", "cookie(NAME)")))
+		kind, _, _ := strings.Cut(part, "(")
+		name, closed := Argument(part, kind)
+		secret := kind == "api_key" || kind == "cookie" || kind == "header" && slices.Contains([]string{"Authorization", "Proxy-Authorization", "Cookie", "X-Api-Key"}, name)
+		switch isNamed := slices.Contains(named, kind) && kind != part; {
+		case isNamed && (!closed || name == "" || kind != "claim" && !token(name)):
+			b.bad(by, part, CodeHeader, "names no "+kind, "write "+kind+"(NAME)")
+		case !isNamed && !slices.Contains(plain, part):
+			b.bad(by, part, CodeChoice, "is none of client_ip, route, all, consumer, api_key, method, header(NAME), cookie(NAME), claim(NAME)",
+				didYouMean(part, append(plain, "header(NAME)", "cookie(NAME)", "claim(NAME)")))
 		case slices.Contains(parts[:i], part):
 			b.bad(by, part, CodeContradicts, "is named twice", "")
+		case kind == "claim" && !slices.ContainsFunc(b.methods, func(m AuthMethod) bool { return m.JWT != nil }):
+			b.bad(by, part, CodeReference, "is of a token, and no method of auth reads any", "add an auth method with jwt")
+		case secret && l.ShowKeys:
+			b.bad(join(path, "show_keys"), "true", CodeContradicts, "would show credentials: the limit is by "+part, "leave it out")
 		}
 	}
+}
+
+// Cost is how many tokens a request costs. One field is set.
+type Cost struct {
+	Fixed          int
+	Header         string // of the request, whose number is the cost
+	ResponseHeader string // of the answer
+	ResponseBytes  Size   // of the answer's body, for a token
+}
+
+// ParseCost reads a cost as configurations have it.
+func ParseCost(text string) (c Cost, ok bool) {
+	if text == "" {
+		return Cost{Fixed: 1}, true
+	}
+	if name, ok := Argument(text, "header"); ok {
+		return Cost{Header: name}, token(name)
+	}
+	if name, ok := Argument(text, "response_header"); ok {
+		return Cost{ResponseHeader: name}, token(name)
+	}
+	if size, ok := Argument(text, "response_bytes"); ok {
+		err := c.ResponseBytes.UnmarshalText([]byte(size))
+		return c, err == nil && c.ResponseBytes > 0
+	}
+	n, err := strconv.Atoi(text)
+	return Cost{Fixed: n}, err == nil && n >= 1
 }
 
 // checkCost checks that some request can pass at all.
@@ -154,15 +189,9 @@ func (b *builder) checkCost(path string, l RateLimit) {
 	if !b.sound(p) {
 		return
 	}
-	if header, ok := headerKey(l.Cost); ok {
-		if !token(header) {
-			b.bad(p, l.Cost, CodeHeader, "names no header", "write header(X-Cost)")
-		}
-		return
-	}
-	cost, err := strconv.Atoi(l.Cost)
-	if err != nil || cost < 1 {
-		b.bad(p, l.Cost, CodeFormat, "is neither a number from 1 on nor header(NAME)", "")
+	c, ok := ParseCost(l.Cost)
+	if !ok {
+		b.bad(p, l.Cost, CodeFormat, "is no cost", "write a number from 1 on, header(NAME), response_header(NAME) or response_bytes(64KiB)")
 		return
 	}
 	for _, limit := range l.Limits {
@@ -170,10 +199,25 @@ func (b *builder) checkCost(path string, l RateLimit) {
 		if l.Algorithm == "token_bucket" && l.Burst > 0 && limit.Calendar == "" {
 			room = l.Burst
 		}
-		if cost > room {
+		if c.Fixed > room {
 			b.bad(p, l.Cost, CodeContradicts, fmt.Sprintf("is above %s: no request would ever pass", limit), "")
 			return
 		}
+	}
+}
+
+// checkDelays reports a route of which more than one limit would make requests
+// wait: what the first had given would be old by the time of the second.
+func (b *builder) checkDelays(c *Config, path string, r Route) {
+	var delaying []string
+	for _, l := range c.Limits(r) {
+		if l.Over == "delay" {
+			delaying = append(delaying, l.Name)
+		}
+	}
+	if len(delaying) > 1 && b.sound(path) {
+		b.fault(Fault{Path: path, Code: CodeContradicts, Message: fmt.Sprintf("%s is under several limits with over: delay (%s)", b.label(path), strings.Join(delaying, ", ")),
+			Hint: "let one of them delay, the others reject"})
 	}
 }
 

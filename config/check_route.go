@@ -12,6 +12,9 @@ import (
 
 func (b *builder) checkRoute(path string, r Route) {
 	b.plainName(join(path, "name"), r.Name)
+	if strings.HasPrefix(r.Name, "@") {
+		b.bad(join(path, "name"), r.Name, CodeFormat, "begins with @, as limits do that are not a route's", "")
+	}
 	b.checkMatch(join(path, "match"), r.Match)
 	b.checkMiddleware(path, r.Middleware)
 

@@ -28,6 +28,7 @@ type Config struct {
 	Consumers    []Consumer   `yaml:"consumers"`                  // who may call, and by which credentials
 	Auth         []AuthMethod `yaml:"auth"`                       // named ways to find out who calls
 	Policies     []Policy     `yaml:"policies"`                   // named middleware settings
+	RateLimit    *RateLimit   `yaml:"rate_limit"`                 // over all routes together, beside their own
 	Upstreams    []Upstream   `yaml:"upstreams"`                  // services that need other settings than the defaults
 	Routes       []Route      `yaml:"routes"`                     // which requests go where
 	AccessLog    AccessLog    `yaml:"access_log"`                 // one line per request
@@ -393,19 +394,27 @@ type MethodIP struct {
 }
 
 // RateLimit limits how often an identity may pass. All limits of one section
-// are charged together or not at all.
+// are charged together or not at all, and so are the sections of a request: the
+// route's own, its upstream's and that of all routes.
 type RateLimit struct {
-	By           string  `yaml:"by"`                                                        // client_ip | route | consumer | api_key | method | header(NAME) | cookie(NAME), or several with + between them, which are one identity together
-	Rate         Limit   `yaml:"rate"`                                                      // short for limits with one entry
-	Limits       []Limit `yaml:"limits"`                                                    // COUNT/WINDOW, as "100/1m", "5000/day" or "100000/month"
-	Algorithm    string  `yaml:"algorithm" enum:"sliding_window|fixed_window|token_bucket"` // how limits count that are not per day or month
-	Burst        int     `yaml:"burst" min:"0" max:"1000000000"`                            // of a token_bucket; 0: the limit's count
-	Precision    string  `yaml:"precision" enum:"leased|exact"`                             // leased: replicas take tokens ahead of need; exact: every decision asks Redis
-	Zone         string  `yaml:"zone"`                                                      // in which days and months begin, as Europe/Berlin; empty: UTC
-	Cost         string  `yaml:"cost"`                                                      // tokens per request, or header(NAME) for what that field of the request says
-	Tiers        []Tier  `yaml:"tiers"`                                                     // other counts for some consumers
-	OnStoreError string  `yaml:"on_store_error" enum:"local|open|closed"`                   // without Redis: count here, let pass, or refuse
-	HideHeaders  bool    `yaml:"hide_headers"`                                              // do not tell clients their limit
+	By           string        `yaml:"by"`                                                        // client_ip | route | all | consumer | api_key | method | header(NAME) | cookie(NAME) | claim(NAME), or several with + between them, which are one identity together
+	Missing      string        `yaml:"missing" enum:"client_ip|deny"`                             // what counts a request that lacks what by names: its client's address, or it is answered 400
+	IPv4Prefix   int           `yaml:"ipv4_prefix" min:"1" max:"32"`                              // bits of an IPv4 address that are one client_ip
+	IPv6Prefix   int           `yaml:"ipv6_prefix" min:"1" max:"128"`                             // bits of an IPv6 address that are one client_ip
+	Rate         Limit         `yaml:"rate"`                                                      // short for limits with one entry
+	Limits       []Limit       `yaml:"limits"`                                                    // COUNT/WINDOW, as "100/1m", "5000/day" or "100000/month"
+	Algorithm    string        `yaml:"algorithm" enum:"sliding_window|fixed_window|token_bucket"` // how limits count that are not per day or month
+	Burst        int           `yaml:"burst" min:"0" max:"1000000000"`                            // of a token_bucket; 0: the limit's count
+	Precision    string        `yaml:"precision" enum:"leased|exact"`                             // leased: replicas take tokens ahead of need; exact: every decision asks Redis
+	Over         string        `yaml:"over" enum:"reject|delay"`                                  // what becomes of requests above the limit: 429, or a wait for their turn
+	MaxDelay     time.Duration `yaml:"max_delay" min:"1ms" max:"1m"`                              // of a request that waits; who would have to wait longer is rejected
+	MaxQueue     int           `yaml:"max_queue" min:"1" max:"100000"`                            // requests of one identity that wait; more are rejected
+	Zone         string        `yaml:"zone"`                                                      // in which days and months begin, as Europe/Berlin; empty: UTC
+	Cost         string        `yaml:"cost"`                                                      // tokens per request; header(NAME), what that field of the request says; or, charged after the answer, response_header(NAME) or response_bytes(SIZE), a token for each SIZE begun
+	Tiers        []Tier        `yaml:"tiers"`                                                     // other counts for some consumers
+	OnStoreError string        `yaml:"on_store_error" enum:"local|open|closed"`                   // without Redis: count here, let pass, or refuse
+	Headers      string        `yaml:"headers" enum:"all|ietf|none"`                              // what clients are told of it: RateLimit and RateLimit-Policy, and in all X-RateLimit-* too
+	ShowKeys     bool          `yaml:"show_keys"`                                                 // let operators see who is limited most by name instead of by a hash
 }
 
 // Tier gives some consumers other counts for the same windows, so that what
@@ -528,6 +537,7 @@ type Upstream struct {
 	Breaker     Breaker       `yaml:"breaker"`                                            // around the upstream as a whole
 	Outlier     Outlier       `yaml:"outlier"`                                            // takes out single instances
 	MaxInFlight int           `yaml:"max_in_flight" min:"0" max:"1000000"`                // requests at once, then 503 concurrency_limited; 0: no limit
+	RateLimit   *RateLimit    `yaml:"rate_limit"`                                         // over all routes that go here, beside their own
 	MassDrop    MassDrop      `yaml:"mass_drop"`                                          // guard against a catalog that loses most of a pool
 	Drain       time.Duration `yaml:"drain" max:"1h"`                                     // how long streams of an instance that leaves may go on; requests always finish
 

@@ -110,7 +110,12 @@ func DefaultUpstream() Upstream {
 // read.
 func DefaultRateLimit() RateLimit {
 	// Leased is exact where limits are small, and bounded where they are not.
-	return RateLimit{By: "client_ip", Algorithm: "sliding_window", Precision: "leased", Cost: "1", OnStoreError: "local"}
+	return RateLimit{
+		By: "client_ip", Missing: "client_ip", IPv4Prefix: 32,
+		IPv6Prefix: 64, // a single customer owns at least all addresses behind it
+		Algorithm:  "sliding_window", Precision: "leased", Over: "reject", MaxDelay: time.Second, MaxQueue: 100,
+		Cost: "1", OnStoreError: "local", Headers: "all",
+	}
 }
 
 // DefaultSecureHeaders returns what a secure_headers section has before its

@@ -39,7 +39,7 @@ func TestText(t *testing.T) {
 conf,d/proconsul.yaml:6:5  error PC1014 routes[1] (cart) matches the same as routes[0] (orders) at conf,d/proconsul.yaml:3: any host /**
     5 |     upstream: {service: orders}
     6 |   - name: cart            narrow one, or give the one that should win a priority
-conf,d/proconsul.yaml:8:22 error PC1008 routes[1].rate_limit.by "50%:x,y" is none of client_ip, route, consumer, api_key, method, header(NAME), cookie(NAME)
+conf,d/proconsul.yaml:8:22 error PC1008 routes[1].rate_limit.by "50%:x,y" is none of client_ip, route, all, consumer, api_key, method, header(NAME), cookie(NAME), claim(NAME)
     7 |     upstream: {service: cart}
     8 |     rate_limit: {by: "50%:x,y", rate: 1/s}
 3 errors, 0 warnings - not valid. Exit 2.
@@ -93,7 +93,7 @@ func TestGitHub(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	want := []string{
 		`::error file=conf%2Cd/proconsul.yaml,line=4,col=5,title=PC1004::unknown key "timout" in routes[0] (orders) - did you mean "upstream.timeout"?`,
-		`::error file=conf%2Cd/proconsul.yaml,line=8,col=22,title=PC1008::routes[1].rate_limit.by "50%25:x,y" is none of client_ip, route, consumer, api_key, method, header(NAME), cookie(NAME)`,
+		`::error file=conf%2Cd/proconsul.yaml,line=8,col=22,title=PC1008::routes[1].rate_limit.by "50%25:x,y" is none of client_ip, route, all, consumer, api_key, method, header(NAME), cookie(NAME), claim(NAME)`,
 	}
 	if len(lines) != 3 || lines[0] != want[0] || lines[2] != want[1] {
 		t.Errorf("got\n%s\nwant\n%s", &out, strings.Join(want, "\n"))

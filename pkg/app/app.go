@@ -267,6 +267,9 @@ func names(cfg *config.Config) metrics.Names {
 			n.Auth = append(append(n.Auth, auth.AnyOf...), auth.AllOf...)
 		}
 	}
+	for _, l := range cfg.AllLimits() {
+		n.Policies = append(n.Policies, l.Name)
+	}
 	for _, up := range cfg.Upstreams {
 		n.Upstreams = append(n.Upstreams, up.Name)
 	}

@@ -175,46 +175,46 @@ func sendOf(e *gateway.Explanation, sent http.Header) *admin.Send {
 	return s
 }
 
-// limitOf returns a route's limit, and the request of an identity under it.
-func (a *App) limitOf(route string) (string, config.RateLimit, error) {
+// limitOf returns the limit of that name: a route's own, an upstream's or that
+// of all routes.
+func (a *App) limitOf(name string) (config.NamedLimit, error) {
 	cfg := a.current.Load().config
-	i := slices.IndexFunc(cfg.Routes, func(rc config.Route) bool { return rc.Name == route })
-	if i < 0 {
-		return "", config.RateLimit{}, admin.Unknown("no route is named %q", route)
+	limits := cfg.AllLimits()
+	if i := slices.IndexFunc(limits, func(l config.NamedLimit) bool { return l.Name == name }); i >= 0 {
+		return limits[i], nil
 	}
-	rl := cfg.Chain(cfg.Routes[i]).RateLimit
-	if rl == nil {
-		return "", config.RateLimit{}, admin.Unknown("route %q has no rate limit", route)
+	if slices.ContainsFunc(cfg.Routes, func(rc config.Route) bool { return rc.Name == name }) {
+		return config.NamedLimit{}, admin.Unknown("route %q has no rate limit of its own", name)
 	}
-	return cfg.Routes[i].Name, *rl, nil
+	return config.NamedLimit{}, admin.Unknown("no route or limit is named %q", name)
 }
 
 func (a *App) rateLimit(ctx context.Context, route, key string) (admin.RateLimit, error) {
-	name, rl, err := a.limitOf(route)
+	l, err := a.limitOf(route)
 	if err != nil {
 		return admin.RateLimit{}, err
 	}
-	r, x, err := ratelimit.RequestOf(rl.By, key)
+	r, x, err := ratelimit.RequestOf(l.By, key)
 	if err != nil {
 		return admin.RateLimit{}, admin.Invalid("%v", err)
 	}
-	out, err := ratelimit.Peek(ctx, name, rl, a.limiter, r, x)
+	out, err := ratelimit.Peek(ctx, l.Name, []config.NamedLimit{l}, a.limiter, r, x)
 	if err != nil {
 		return admin.RateLimit{}, err
 	}
-	return admin.RateLimit{Route: name, By: rl.By, Decision: out.Decision, Limits: limitsLeft(out.Limits)}, nil
+	return admin.RateLimit{Route: l.Name, By: l.By, Decision: out.Decision, Limits: limitsLeft(out.Limits)}, nil
 }
 
 func (a *App) resetRateLimit(ctx context.Context, route, key string) error {
-	name, rl, err := a.limitOf(route)
+	l, err := a.limitOf(route)
 	if err != nil {
 		return err
 	}
-	r, x, err := ratelimit.RequestOf(rl.By, key)
+	r, x, err := ratelimit.RequestOf(l.By, key)
 	if err != nil {
 		return admin.Invalid("%v", err)
 	}
-	return ratelimit.Reset(ctx, name, rl, a.limiter, r, x)
+	return ratelimit.Reset(ctx, l.Name, l, a.limiter, r, x)
 }
 
 // printConfig returns the configuration that is served, with secrets masked.

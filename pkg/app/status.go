@@ -11,6 +11,7 @@ import (
 	"github.com/proconsul/proconsul/discovery"
 	"github.com/proconsul/proconsul/pkg/admin"
 	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/gateway"
 	"github.com/proconsul/proconsul/pkg/metrics"
 )
 
@@ -198,13 +199,15 @@ func (a *App) routeStatus(cfg *config.Config, rc config.Route) admin.Route {
 	if rc.Redirect != nil {
 		row.Redirect = rc.Redirect.To
 	}
-	if rl := cfg.Chain(rc).RateLimit; rl != nil {
-		var limits []string
-		for _, l := range rl.Limits {
-			limits = append(limits, l.String())
+	var limits []string
+	for _, l := range cfg.Limits(rc) {
+		text := gateway.LimitText(l.RateLimit)
+		if l.Name != rc.Name {
+			text = l.Name + " " + text
 		}
-		row.RateLimit = strings.Join(limits, ", ") + " by " + rl.By
+		limits = append(limits, text)
 	}
+	row.RateLimit = strings.Join(limits, "; ")
 	return row
 }
 
@@ -261,7 +264,8 @@ func (a *App) metricsState() metrics.State {
 		}
 		s.Consul = c
 	}
-	if st := a.limiter.State(); st.Configured {
+	st := a.limiter.State()
+	if st.Configured {
 		s.Redis = &metrics.RedisState{Up: st.Up}
 	}
 	if a.tracer != nil {
@@ -271,5 +275,6 @@ func (a *App) metricsState() metrics.State {
 	if a.accessLog != nil {
 		s.Lines = &metrics.LineCounts{Dropped: a.accessLog.Dropped()}
 	}
+	s.Limiter = &metrics.LimiterState{Calls: st.Calls, Keys: st.Keys, Waiting: st.Waiting}
 	return s
 }

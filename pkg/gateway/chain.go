@@ -39,6 +39,7 @@ type step struct {
 type buildInput struct {
 	route    *config.Route // nil: the chain of requests that match no route
 	settings config.Middleware
+	limits   []config.NamedLimit // the route's own and those that it shares
 	deps     Deps
 }
 
@@ -137,10 +138,11 @@ func steps() []step {
 		// Innermost: nothing is charged for a request that is refused anyway, and
 		// consumers are known.
 		{"rate_limit", func(b buildInput) (middleware.Middleware, error) {
-			if b.settings.RateLimit == nil {
+			if len(b.limits) == 0 {
 				return nil, nil
 			}
-			return ratelimit.New(b.route.Name, *b.settings.RateLimit, b.deps.Limiter, b.deps.Metrics.RateLimitDecision)
+			return ratelimit.New(b.route.Name, b.limits, b.deps.Limiter,
+				ratelimit.Account{Decision: b.deps.Metrics.RateLimitDecision, Delay: b.deps.Metrics.RateLimitDelay})
 		}, explainRateLimit},
 		// Inside auth and the limits: nobody unknown makes the gateway work on
 		// a body.
@@ -200,7 +202,7 @@ func (b buildInput) pattern() string {
 func chain(cfg *config.Config, rc *config.Route, d Deps, last http.Handler) (http.Handler, error) {
 	in := buildInput{route: rc, deps: d}
 	if rc != nil {
-		in.settings = cfg.Chain(*rc)
+		in.settings, in.limits = cfg.Chain(*rc), cfg.Limits(*rc)
 	}
 	h := last
 	for _, s := range slices.Backward(steps()) {

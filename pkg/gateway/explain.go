@@ -177,7 +177,7 @@ func (t *Table) explain(e *Explanation, q *asked) {
 		return
 	}
 	e.Route = rt
-	in := buildInput{route: &rt.Config, settings: rt.settings, deps: t.deps}
+	in := buildInput{route: &rt.Config, settings: rt.settings, limits: rt.limits, deps: t.deps}
 	for _, s := range steps() {
 		if mw, err := s.build(in); mw == nil || err != nil {
 			continue // not in this chain
@@ -430,20 +430,40 @@ func fieldNames(fields []config.HeaderField) string {
 }
 
 func explainRateLimit(b buildInput, q *asked) Step {
-	cfg := *b.settings.RateLimit
-	var limits []string
-	for _, l := range cfg.Limits {
-		limits = append(limits, l.String())
+	var parts []string
+	for _, l := range b.limits {
+		text := LimitText(l.RateLimit)
+		if l.Name != b.route.Name {
+			text = l.Name + " " + text
+		}
+		parts = append(parts, text)
 	}
-	s := Step{Text: strings.Join(limits, ", ") + " by " + cfg.By}
-	out, err := ratelimit.Peek(q.ctx, b.route.Name, cfg, b.deps.Limiter, q.r, q.x)
+	s := Step{Text: strings.Join(parts, "; ")}
+	out, err := ratelimit.Peek(q.ctx, b.route.Name, b.limits, b.deps.Limiter, q.r, q.x)
 	if err != nil { // Build has compiled it before
 		s.Refusal = problem.From(err)
 		return s
 	}
-	if out.Decision != "allowed" && out.Decision != "limited" {
+	switch out.Decision {
+	case "allowed", "limited":
+	case "delayed":
+		s.Text += fmt.Sprintf(", after a wait of %v", out.Delay.Round(time.Millisecond))
+	default:
 		s.Text += ", without the shared store: " + out.Decision
 	}
 	s.Limits, s.Refusal = out.Limits, out.Refusal
 	return s
+}
+
+// LimitText words a limit for people.
+func LimitText(l config.RateLimit) string {
+	var limits []string
+	for _, limit := range l.Limits {
+		limits = append(limits, limit.String())
+	}
+	text := strings.Join(limits, ", ") + " by " + l.By
+	if l.Over == "delay" {
+		text += fmt.Sprintf(", above that up to %d wait up to %v", l.MaxQueue, l.MaxDelay)
+	}
+	return text
 }

@@ -75,7 +75,7 @@ func buildRoute(cfg *config.Config, rc *config.Route, d Deps) (*Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Route{Config: *rc, settings: cfg.Chain(*rc), pattern: p, handler: handler}, nil
+	return &Route{Config: *rc, settings: cfg.Chain(*rc), limits: cfg.Limits(*rc), pattern: p, handler: handler}, nil
 }
 
 // destination is what stands at the end of a route's chain.

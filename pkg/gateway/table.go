@@ -19,7 +19,8 @@ import (
 // Route is one compiled route: what it matches and the chain that serves it.
 type Route struct {
 	Config   config.Route
-	settings config.Middleware // of its chain
+	settings config.Middleware   // of its chain
+	limits   []config.NamedLimit // that its requests are under
 	pattern  pattern
 	handler  http.Handler
 }

@@ -43,6 +43,10 @@ func (id *Identity) Has(claim, equals string) bool {
 	return ok && (equals == "" || slices.Contains(texts, equals))
 }
 
+// Asked returns the claims of the token that a route asks for or a limit counts
+// by, as texts. It is shared and must not be changed.
+func (id *Identity) Asked() map[string][]string { return id.asked }
+
 // Claim is a claim that instances get as a header field.
 type Claim struct{ Header, Value string }
 
@@ -299,6 +303,11 @@ func askedClaims(cfg *config.Config) []string {
 	}
 	for _, r := range cfg.Routes {
 		section(r.Middleware)
+	}
+	for _, name := range cfg.CountedClaims() {
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
 	}
 	return out
 }

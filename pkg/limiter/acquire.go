@@ -222,10 +222,12 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 			again = append(again, w) // not what this call asked for
 		}
 	}
+	if r.granted > 0 {
+		e.denied.Store(nil) // it tells of more than there is now
+	}
 	if r.granted == 0 && r.retry > 0 && o.need > 0 {
 		e.deny(o, r, now)
 	} else if tokens > 0 {
-		e.denied.Store(nil)
 		e.demand.size = tokens
 		l.expiries.add(expires, e)
 		e.hold(&lease{granted: tokens, expires: expires, start: now.mono, grant: granted, budgets: r.budgets}, now)

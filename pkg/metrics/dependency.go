@@ -9,7 +9,7 @@ import (
 )
 
 // decisionWords are what the limiter can say.
-var decisionWords = [...]string{"allowed", "limited", "fail_open", "fail_closed", "local"}
+var decisionWords = [...]string{"allowed", "limited", "delayed", "queue_full", "fail_open", "fail_closed", "local"}
 
 // decisions are the counters of one policy, by decisionWords.
 type decisions [len(decisionWords)]decision
@@ -20,7 +20,8 @@ type decision struct {
 }
 
 // RateLimitDecision counts a decision of the limiter: allowed, limited,
-// fail_open, fail_closed or local. Other words are not counted.
+// delayed, queue_full, fail_open, fail_closed or local. Other words are not
+// counted.
 func (m *Metrics) RateLimitDecision(policy, decision string) {
 	d, ok := m.policies.get(policy)
 	if !ok {
@@ -31,6 +32,9 @@ func (m *Metrics) RateLimitDecision(policy, decision string) {
 		d[i].count.Add(1)
 	}
 }
+
+// RateLimitDelay records how long the limiter made a request wait.
+func (m *Metrics) RateLimitDelay(d time.Duration) { m.delay.Observe(d.Seconds()) }
 
 // policy makes every decision of a policy exist at zero.
 func (m *Metrics) policy(name string) *decisions {

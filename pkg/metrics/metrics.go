@@ -76,6 +76,7 @@ type Metrics struct {
 	transitions *counters
 
 	decisions   *counters
+	delay       prometheus.Histogram
 	auth        *counters
 	watchErrors *counters
 	propagation prometheus.Histogram
@@ -152,6 +153,7 @@ func New(o Options) *Metrics {
 	m.transitions = m.counters("proconsul_breaker_transitions_total", "Changes of a breaker's state.", "upstream", "to")
 
 	m.decisions = m.counters("proconsul_ratelimit_decisions_total", "Decisions of the rate limiter.", "policy", "decision")
+	m.delay = m.histogram("proconsul_ratelimit_delay_seconds", "Time that the rate limiter made requests wait for their turn.", requestBuckets)
 	m.auth = m.counters("proconsul_auth_decisions_total", "Parts of the methods of authentication in decisions about callers.", "method", "result")
 	m.watchErrors = m.counters("proconsul_consul_watch_errors_total", "Blocking queries to Consul that failed.", "watch")
 	m.propagation = m.histogram("proconsul_catalog_propagation_seconds", "Time from Consul's answer to the pool that serves by it.", fastBuckets)

@@ -77,6 +77,7 @@ func state() metrics.State {
 		Lines:  &metrics.LineCounts{Dropped: 7},
 		Certificates: []metrics.CertificateState{{Subject: "shop.example.com", NotAfter: time.Unix(1_900_000_000, 0)},
 			{Subject: "shop.example.com", NotAfter: time.Unix(1_800_000_000, 0)}, {Subject: "\xff", NotAfter: time.Unix(1_900_000_000, 0)}},
+		Limiter: &metrics.LimiterState{Calls: 5, Keys: 3, Waiting: 2},
 	}
 }
 

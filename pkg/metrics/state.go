@@ -14,6 +14,7 @@ type State struct {
 	Routes    []RouteCount
 	Consul    *ConsulState // nil: Consul is not used
 	Redis     *RedisState  // nil: Redis is not used
+	Limiter   *LimiterState
 	Draining  bool
 	Spans     *SpanCounts // nil: no tracing
 	Lines     *LineCounts // nil: no access log
@@ -64,6 +65,13 @@ type ConsulState struct {
 // RedisState is what is known of Redis.
 type RedisState struct{ Up bool }
 
+// LimiterState is what is known of the rate limiter.
+type LimiterState struct {
+	Calls   int64 // script calls to the store
+	Keys    int   // identities that are remembered
+	Waiting int64 // requests that wait for their turn
+}
+
 // SetState names the function that a scrape reads the gateway's state from. It
 // is called by one scrape at a time and has to return at once.
 func (m *Metrics) SetState(read func() State) { m.state.Store(&read) }
@@ -90,6 +98,7 @@ type stateCollector struct {
 	instances, instInFlight, instWeight, instEjected *prometheus.Desc
 	breaker, consulUp, lastContact, stale, redisUp   *prometheus.Desc
 	routes, draining, spans, linesDropped, certEnd   *prometheus.Desc
+	limitCalls, limitKeys, limitWaiting              *prometheus.Desc
 }
 
 func newStateCollector(m *Metrics) *stateCollector {
@@ -101,6 +110,10 @@ func newStateCollector(m *Metrics) *stateCollector {
 		return typed("gauge", name, help, labels...)
 	}
 	return &stateCollector{
+		limitCalls:   typed("counter", "proconsul_ratelimit_store_calls_total", "Calls of the limiter's script in Redis: by decisions, what leases save."),
+		limitKeys:    desc("proconsul_ratelimit_keys", "Identities that the rate limiter remembers."),
+		limitWaiting: desc("proconsul_ratelimit_waiting", "Requests that wait for their turn under a limit that delays."),
+
 		m:            m,
 		instances:    desc("proconsul_instances", "Registered instances by the state that decides whether they are picked.", "upstream", "state"),
 		instInFlight: desc("proconsul_instance_in_flight", "Requests that an instance is serving for this replica.", "upstream", "instance_id"),
@@ -124,6 +137,7 @@ func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.instances, c.instInFlight, c.instWeight, c.instEjected, c.breaker,
 		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining, c.spans, c.linesDropped, c.certEnd,
+		c.limitCalls, c.limitKeys, c.limitWaiting,
 	} {
 		ch <- d
 	}
@@ -162,6 +176,11 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if s.Redis != nil {
 		out(c.redisUp, truth(s.Redis.Up))
+	}
+	if l := s.Limiter; l != nil {
+		ch <- prometheus.MustNewConstMetric(c.limitCalls, prometheus.CounterValue, float64(l.Calls))
+		out(c.limitKeys, float64(l.Keys))
+		out(c.limitWaiting, float64(l.Waiting))
 	}
 	sources := map[string]int{}
 	for _, r := range s.Routes {

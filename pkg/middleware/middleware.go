@@ -69,6 +69,10 @@ type Exchange struct {
 	Instance string // the last one tried
 	Consumer string // who was authenticated; empty: nobody
 
+	// Claims are those of the consumer's token that routes ask for and limits
+	// count by, as texts. It is shared and must not be changed.
+	Claims map[string][]string
+
 	Status    int   // 0 until the header is written
 	Bytes     int64 // body bytes sent to the client
 	BytesIn   int64 // body bytes read from the client
@@ -76,7 +80,8 @@ type Exchange struct {
 	Err       error          // for the log only
 	Refusal   *problem.Error // what to answer where no route serves the request
 	Location  string         // where to send it instead, with 308
-	RateLimit string         // decision: allowed, limited, fail_open, fail_closed, local; empty: none
+	RateLimit string         // decision: allowed, limited, delayed, queue_full, fail_open, fail_closed, local; empty: none
+	Delayed   time.Duration  // that the limiter made it wait
 	Cache     string
 
 	Attempts   []Attempt

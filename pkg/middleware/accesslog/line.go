@@ -61,6 +61,9 @@ func appendLine(b []byte, e *entry, end time.Time) []byte {
 	}
 	b = appendText(b, "cache", x.Cache)
 	b = appendText(b, "ratelimit", x.RateLimit)
+	if x.Delayed > 0 {
+		b = appendMillis(b, "ratelimit_ms", x.Delayed)
+	}
 	b = appendText(b, "reason", string(x.Reason))
 	if x.Err != nil {
 		b = appendText(b, "err", x.Err.Error())

@@ -142,7 +142,7 @@ func (l *Log) write(e *entry) {
 // wanted reports whether a request is worth a line: what failed, was slow or
 // was limited always is, what the filter asks for by chance.
 func (f *form) wanted(e *entry, took time.Duration) bool {
-	if e.status() >= 500 || e.aborted || e.status() == http.StatusTooManyRequests || e.x.RateLimit == "limited" ||
+	if e.status() >= 500 || e.aborted || e.status() == http.StatusTooManyRequests || e.x.RateLimit == "limited" || e.x.RateLimit == "queue_full" ||
 		f.Slow > 0 && took >= f.Slow && !e.x.Hijacked {
 		return true
 	}

@@ -169,6 +169,7 @@ func (g *guard) check(r *http.Request, x *middleware.Exchange) *problem.Error {
 	id, refusal := g.decide(r, x)
 	if id != nil && x != nil {
 		x.Consumer = id.Consumer // also of who is refused, for the log
+		x.Claims = id.Asked()
 	}
 	if refusal != nil {
 		return refusal

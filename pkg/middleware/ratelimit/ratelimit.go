@@ -1,21 +1,30 @@
-// Package ratelimit limits how often an identity may pass a route: a client's
-// address, a consumer, an API key, any header field or cookie, a method,
-// several of these as one, or everybody together. Its settings are
-// config.RateLimit.
+// Package ratelimit limits how often an identity may pass: a client's address,
+// a consumer, an API key, any header field or cookie, a claim of a token, a
+// method, several of these as one, or everybody together. Its settings are
+// config.RateLimit. A request is under the limits of its route, its upstream and
+// the whole gateway, which are charged together or not at all.
 //
 // A request above the limit is answered 429 with a Retry-After after which it
-// passes, if nobody else was faster. Every answer tells what is left, as
+// passes, if nobody else was faster; with over: delay it waits for its turn, for
+// a bounded time and in a bounded queue. Every answer tells what is left, as
 // RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11) and
 // as X-RateLimit-Limit, -Remaining and -Reset for the tightest of several
 // limits; what an instance says of limits of its own does not pass, because
-// the client could not tell the two apart. hide_headers turns both off.
+// the client could not tell the two apart. headers: ietf leaves out the latter,
+// none leaves the answer as it is.
 //
-// A request without the consumer, key, header or cookie that it is counted by is
-// counted by its client's address, never together with others that lack it too.
+// A request without the consumer, key, header, cookie or claim that it is
+// counted by is counted by its client's address, never together with others that
+// lack it too; with missing: deny it is answered 400.
+//
+// What a request costs may be known after its answer only, from a field of it or
+// from its size. One token is taken before, and the rest charged then, also
+// where it is not there: later requests make it good.
 package ratelimit
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -36,79 +45,204 @@ const (
 	limited    = "limited"
 	failOpen   = "fail_open"
 	failClosed = "fail_closed"
-	local      = "local" // allowed by this replica's share alone
+	local      = "local"      // allowed by this replica's share alone
+	delayed    = "delayed"    // allowed after a wait
+	queueFull  = "queue_full" // not even let wait
 )
 
-// New returns the middleware of a route. The route's name is the policy's:
-// replicas with the same name and windows share counts, and so does a route
-// before and after a reload that changes its counts. onDecision is told every
-// decision; it may be nil.
-func New(routeName string, cfg config.RateLimit, lim *limiter.Limiter, onDecision func(policy, decision string)) (middleware.Middleware, error) {
+// Account is told what the middleware does. Its functions may be nil.
+type Account struct {
+	Decision func(policy, decision string) // each decision of each limit
+	Delay    func(time.Duration)           // each wait that ended well
+}
+
+// New returns the middleware for a route's requests, which are under limits. A
+// limit's name is its policy's: replicas with the same name and windows share
+// counts, and so does a limit before and after a reload that changes its counts.
+func New(routeName string, limits []config.NamedLimit, lim *limiter.Limiter, account Account) (middleware.Middleware, error) {
 	if lim == nil {
 		return nil, errors.New("a rate limit needs a limiter")
 	}
-	u, err := compile(routeName, cfg)
+	rules, err := compile(routeName, limits)
 	if err != nil {
 		return nil, err
 	}
-	if onDecision == nil {
-		onDecision = func(string, string) {}
+	if account.Decision == nil {
+		account.Decision = func(string, string) {}
 	}
+	if account.Delay == nil {
+		account.Delay = func(time.Duration) {}
+	}
+	g := &guard{rules: rules, lim: lim, account: account}
 	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			ex := middleware.Of(w)
-			p, t := u.of(ex)
-			if p == nil { // of an unlimited tier
-				if ex != nil {
-					ex.RateLimit = allowed
-				}
-				onDecision(routeName, allowed)
-				next.ServeHTTP(w, r)
-				return
-			}
-			d := lim.Take(r.Context(), p, u.identify(r, ex), u.cost(r))
-			word := verdict(&d)
-			onDecision(routeName, word)
-			if ex != nil {
-				ex.RateLimit = word
-			}
-			if d.Allowed {
-				if t.hidden {
-					next.ServeHTTP(w, r)
-					return
-				}
-				told := &writer{ResponseWriter: w}
-				t.tell(&told.fields, &d)
-				next.ServeHTTP(told, r)
-				told.stamp() // where the handler left the header to the server
-				return
-			}
-			if !t.hidden {
-				f := new(fields)
-				t.tell(f, &d)
-				f.set(w.Header())
-			}
-			problem.Write(w, r, refusal(&d))
-		})
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(next, w, r) })
 	}, nil
 }
 
+// guard is what stands in front of a route.
+type guard struct {
+	rules   []*rule
+	lim     *limiter.Limiter
+	account Account
+}
+
+func (g *guard) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
+	ex := middleware.Of(w)
+	c := charge{exchange: ex}
+	if refusal := c.gather(g.rules, r); refusal != nil {
+		g.tell(ex, c.n-1, &c, limited)
+		problem.Write(w, r, refusal)
+		return
+	}
+	denied := g.lim.TakeAll(r.Context(), c.demands[:c.n], c.decisions[:c.n])
+	if denied >= 0 && r.Context().Err() != nil {
+		problem.Write(w, r, problem.New(problem.ClientCanceled, "", context.Cause(r.Context())))
+		return
+	}
+	if denied >= 0 {
+		d := &c.decisions[denied]
+		g.tell(ex, denied, &c, verdict(d))
+		f := new(fields)
+		if c.tell(f); f.shown {
+			f.set(w.Header())
+		}
+		problem.Write(w, r, refusal(d, &c.tiers[denied]))
+		return
+	}
+	word := allowed
+	for i := range c.n {
+		d := &c.decisions[i]
+		v := verdict(d)
+		g.account.Decision(c.rules[i].name, v)
+		if d.Delayed > 0 {
+			g.account.Delay(d.Delayed)
+			if ex != nil {
+				ex.Delayed = d.Delayed
+			}
+		}
+		if v != allowed {
+			word = v
+		}
+	}
+	for _, u := range c.free[:c.nfree] {
+		g.account.Decision(u.name, allowed)
+	}
+	if ex != nil {
+		ex.RateLimit = word
+	}
+	if c.late() {
+		defer g.chargeLate(&c, w.Header())
+	}
+	if !c.shown() {
+		next.ServeHTTP(w, r)
+		return
+	}
+	told := &writer{ResponseWriter: w}
+	c.tell(&told.fields)
+	next.ServeHTTP(told, r)
+	told.stamp() // where the handler left the header to the server
+}
+
+// tell tells of a request that one of the limits has refused.
+func (g *guard) tell(ex *middleware.Exchange, i int, c *charge, word string) {
+	g.account.Decision(c.rules[i].name, word)
+	if ex != nil {
+		ex.RateLimit = word
+	}
+}
+
+// chargeLate charges what a request has turned out to cost.
+func (g *guard) chargeLate(c *charge, answer http.Header) {
+	for i := range c.n {
+		if late := c.rules[i].late; late != nil {
+			g.lim.Charge(c.demands[i].Policy, c.demands[i].Key, late(answer, c.exchange)-1)
+		}
+	}
+}
+
+// charge is what one request is charged.
+type charge struct {
+	exchange  *middleware.Exchange
+	n         int
+	rules     [limiter.MaxDemands]*rule
+	tiers     [limiter.MaxDemands]tier
+	demands   [limiter.MaxDemands]limiter.Demand
+	decisions [limiter.MaxDemands]limiter.Decision
+	nfree     int
+	free      [limiter.MaxDemands]*rule // that do not limit this caller
+}
+
+// gather finds out what a request is counted by. It returns why the last one
+// cannot count it.
+func (c *charge) gather(rules []*rule, r *http.Request) *problem.Error {
+	for _, u := range rules {
+		t := u.tier(c.exchange)
+		if t.policy == nil { // of an unlimited tier
+			c.free[c.nfree] = u
+			c.nfree++
+			continue
+		}
+		i := c.n
+		c.n++
+		c.rules[i], c.tiers[i] = u, t
+		key := u.identify(r, c.exchange)
+		if key == "" {
+			return problem.New(problem.BadRequest, "the request lacks what it is counted by: "+u.by, nil)
+		}
+		c.demands[i] = limiter.Demand{Policy: t.policy, Key: key, Cost: u.cost(r)}
+	}
+	return nil
+}
+
+// shown reports whether clients are told of any of the limits.
+func (c *charge) shown() bool {
+	for i := range c.n {
+		if c.tiers[i].teller.shown {
+			return true
+		}
+	}
+	return false
+}
+
+// late reports whether something is charged after the answer.
+func (c *charge) late() bool {
+	for i := range c.n {
+		if c.rules[i].late != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // refusal is the answer to a request that was not allowed.
-func refusal(d *limiter.Decision) *problem.Error {
+func refusal(d *limiter.Decision, t *tier) *problem.Error {
 	p := problem.New(problem.RateLimited, "", nil)
-	if d.Source == limiter.Closed {
+	switch {
+	case d.Source == limiter.Closed:
 		p = problem.New(problem.LimiterUnavailable, "", nil)
+	case d.Full:
+		p.Detail = "too many requests wait for their turn"
+	default:
+		for i := range d.Len() {
+			// Only the calendar gives a day's or a month's quota back.
+			if t.limits[i].Calendar != "" && d.Budget(i).Remaining == 0 {
+				p = problem.New(problem.QuotaExceeded, "", nil)
+			}
+		}
 	}
 	p.RetryAfter = d.RetryAfter
 	return p
 }
 
-// rule is what a route's requests are counted by.
+// rule is one of the limits that a route's requests are under.
 type rule struct {
+	name     string
+	by       string
 	usual    tier
 	tiers    map[string]tier // by consumer
 	identify source
 	cost     func(*http.Request) int
+	late     func(http.Header, *middleware.Exchange) int // the cost where it shows after the answer
 }
 
 // tier is a policy and what clients are told of it. The policies of a rule
@@ -117,12 +251,6 @@ type tier struct {
 	policy *limiter.Policy // nil: unlimited
 	teller *teller
 	limits []config.Limit
-}
-
-// of returns what a request's caller is limited by.
-func (u *rule) of(ex *middleware.Exchange) (*limiter.Policy, *teller) {
-	t := u.tier(ex)
-	return t.policy, t.teller
 }
 
 func (u *rule) tier(ex *middleware.Exchange) tier {
@@ -134,40 +262,65 @@ func (u *rule) tier(ex *middleware.Exchange) tier {
 	return u.usual
 }
 
-// compile returns the rule that a route's settings describe.
-func compile(routeName string, cfg config.RateLimit) (*rule, error) {
-	identify, err := by(cfg.By)
+// compile returns the rules that limits describe.
+func compile(routeName string, limits []config.NamedLimit) ([]*rule, error) {
+	if len(limits) > limiter.MaxDemands {
+		return nil, fmt.Errorf("%d limits for one request, and %d are the most", len(limits), limiter.MaxDemands)
+	}
+	var rules []*rule
+	for _, l := range limits {
+		u, err := compileOne(routeName, l)
+		if err != nil {
+			if l.Name != routeName {
+				err = fmt.Errorf("limit %s: %w", l.Name, err)
+			}
+			return nil, err
+		}
+		rules = append(rules, u)
+	}
+	return rules, nil
+}
+
+func compileOne(routeName string, l config.NamedLimit) (*rule, error) {
+	identify, err := by(l.RateLimit, routeName)
 	if err != nil {
 		return nil, err
 	}
-	cost, err := costOf(cfg.Cost)
+	mode, err := limiter.ParseMode(l.OnStoreError)
 	if err != nil {
 		return nil, err
 	}
-	mode, err := limiter.ParseMode(cfg.OnStoreError)
+	precision, err := limiter.ParsePrecision(cmp.Or(l.Precision, "leased"))
 	if err != nil {
 		return nil, err
 	}
-	precision, err := limiter.ParsePrecision(cmp.Or(cfg.Precision, "leased"))
-	if err != nil {
+	settings := limiter.Settings{Name: l.Name, OnStoreError: mode, Precision: precision, ShowKeys: l.ShowKeys}
+	if l.Over == "delay" {
+		settings.MaxDelay, settings.MaxQueue = l.MaxDelay, l.MaxQueue
+	}
+	u := &rule{name: l.Name, by: l.By, tiers: map[string]tier{}, identify: identify}
+	if u.cost, u.late, err = costOf(l.Cost); err != nil {
 		return nil, err
+	}
+	scope := ""
+	if l.Name != routeName {
+		scope, _, _ = strings.Cut(strings.TrimPrefix(l.Name, "@"), "/")
 	}
 	compiled := func(written []config.Limit) (tier, error) {
-		limits, err := limitsOf(cfg, written)
+		s := settings
+		if s.Limits, err = limitsOf(l.RateLimit, written); err != nil {
+			return tier{}, err
+		}
+		p, err := limiter.NewPolicy(s)
 		if err != nil {
 			return tier{}, err
 		}
-		p, err := limiter.NewPolicy(limiter.Settings{Name: routeName, Limits: limits, OnStoreError: mode, Precision: precision})
-		if err != nil {
-			return tier{}, err
-		}
-		return tier{p, newTeller(p, written, cfg.HideHeaders), written}, nil
+		return tier{p, newTeller(p, written, scope, l.Headers), written}, nil
 	}
-	u := &rule{tiers: map[string]tier{}, identify: identify, cost: cost}
-	if u.usual, err = compiled(cfg.Limits); err != nil {
+	if u.usual, err = compiled(l.Limits); err != nil {
 		return nil, err
 	}
-	for _, t := range cfg.Tiers {
+	for _, t := range l.Tiers {
 		var made tier
 		if !t.Unlimited {
 			if made, err = compiled(t.Limits); err != nil {
@@ -209,36 +362,56 @@ func limitsOf(cfg config.RateLimit, written []config.Limit) ([]limiter.Limit, er
 	return out, nil
 }
 
-// costOf returns what a request costs: a fixed number of tokens, or what a
-// field of the request says. A request whose field is missing, or no number
-// from 1 on, costs one token.
-func costOf(text string) (func(*http.Request) int, error) {
-	if name, ok := strings.CutPrefix(text, "header("); ok && strings.HasSuffix(name, ")") && len(name) > 1 {
-		name = http.CanonicalHeaderKey(strings.TrimSpace(strings.TrimSuffix(name, ")")))
-		return func(r *http.Request) int {
-			if v := r.Header[name]; len(v) == 1 {
-				n, err := strconv.Atoi(v[0])
-				if errors.Is(err, strconv.ErrRange) && v[0][0] != '-' {
-					return math.MaxInt // above every limit
-				}
-				return max(1, n)
+// costOf returns what a request costs: a fixed number of tokens, what a field of
+// the request says, or, after the answer, what a field of that says or its size.
+// Where a field is missing, or no number from 1 on, it is one token.
+func costOf(text string) (cost func(*http.Request) int, late func(http.Header, *middleware.Exchange) int, err error) {
+	c, ok := config.ParseCost(text)
+	if !ok {
+		return nil, nil, fmt.Errorf("cost %q is none", text)
+	}
+	one := func(*http.Request) int { return 1 }
+	switch {
+	case c.Header != "":
+		name := http.CanonicalHeaderKey(c.Header)
+		return func(r *http.Request) int { return number(r.Header[name]) }, nil, nil
+	case c.ResponseHeader != "":
+		name := http.CanonicalHeaderKey(c.ResponseHeader)
+		return one, func(h http.Header, _ *middleware.Exchange) int { return number(h[name]) }, nil
+	case c.ResponseBytes > 0:
+		unit := int64(c.ResponseBytes)
+		return one, func(_ http.Header, ex *middleware.Exchange) int {
+			if ex == nil {
+				return 1
 			}
-			return 1
+			return int(max(1, (ex.Bytes+unit-1)/unit))
 		}, nil
 	}
-	n, err := strconv.Atoi(cmp.Or(text, "1"))
-	if err != nil || n < 1 {
-		return nil, fmt.Errorf("cost %q is neither a number from 1 on nor header(NAME)", text)
+	return func(*http.Request) int { return c.Fixed }, nil, nil
+}
+
+// number reads a cost from a field.
+func number(v []string) int {
+	if len(v) != 1 {
+		return 1
 	}
-	return func(*http.Request) int { return n }, nil
+	n, err := strconv.Atoi(v[0])
+	if errors.Is(err, strconv.ErrRange) && v[0][0] != '-' {
+		return math.MaxInt // above every limit
+	}
+	return max(1, n)
 }
 
 func verdict(d *limiter.Decision) string {
 	switch {
 	case d.Source == limiter.Closed:
 		return failClosed
+	case d.Full:
+		return queueFull
 	case !d.Allowed:
 		return limited
+	case d.Delayed > 0:
+		return delayed
 	case d.Source == limiter.Open:
 		return failOpen
 	case d.Source == limiter.Local:
@@ -258,18 +431,24 @@ const (
 
 // teller writes what clients are told of a policy.
 type teller struct {
-	hidden bool
-	names  []string // of each limit, as a quoted string
-	counts []string
-	policy []string // the value of RateLimit-Policy, ready to be a header's
+	shown   bool
+	aliases bool     // X-RateLimit-* too
+	names   []string // of each limit, as a quoted string
+	counts  []string
+	policy  []string // the value of RateLimit-Policy, ready to be a header's
 }
 
-func newTeller(p *limiter.Policy, written []config.Limit, hidden bool) *teller {
-	t := &teller{hidden: hidden}
+// newTeller names limits by their windows, and those that are not a route's own
+// by their scope, too.
+func newTeller(p *limiter.Policy, written []config.Limit, scope, headers string) *teller {
+	t := &teller{shown: headers != "none", aliases: headers != "ietf"}
 	seen := map[string]int{}
 	var policies []string
 	for i, l := range p.Limits() {
 		name := cmp.Or(written[i].Calendar, window(l.Window))
+		if scope != "" {
+			name = scope + "-" + name
+		}
 		if seen[name]++; seen[name] > 1 {
 			name += "-" + strconv.Itoa(seen[name])
 		}
@@ -302,51 +481,66 @@ func window(d time.Duration) string {
 // fields are the values that one answer carries. Without a state they only
 // take away what an instance said.
 type fields struct {
+	shown  bool
 	policy []string
-	values [4]string // state, limit, remaining, reset, as headers have parts of it
+	values [4]string // state, limit, remaining, reset, as headers have parts of it; without a limit there are no aliases
 }
 
-// tell puts into f what the decision's answer tells.
-func (t *teller) tell(f *fields, d *limiter.Decision) {
-	n := d.Len()
-	if n == 0 {
-		return
-	}
+// tell puts into f what a request's answer tells.
+func (c *charge) tell(f *fields) {
 	// All numbers are parts of one string.
-	var room [128]byte
+	var room [160]byte
 	b := room[:0]
 	var remaining, reset [2]int // of the tightest limit: where they begin and end
-	tightest := 0
-	for i := range n {
-		q := d.Budget(i)
-		if i > 0 {
-			b = append(b, ", "...)
+	var tightest limiter.Budget
+	count := ""
+	for i := range c.n {
+		t, d := c.tiers[i].teller, &c.decisions[i]
+		f.shown = f.shown || t.shown
+		if !t.shown || d.Len() == 0 {
+			continue
 		}
-		b = append(append(b, t.names[i]...), ";r="...)
-		r := len(b)
-		b = append(strconv.AppendInt(b, q.Remaining, 10), ";t="...)
-		s := len(b)
-		b = strconv.AppendInt(b, seconds(q.Reset), 10)
-		if m := d.Budget(tightest); i == 0 || q.Remaining < m.Remaining || q.Remaining == m.Remaining && q.Reset > m.Reset {
-			tightest, remaining, reset = i, [2]int{r, s - len(";t=")}, [2]int{s, len(b)}
+		if f.policy == nil {
+			f.policy = t.policy
+		} else {
+			f.policy = []string{f.policy[0] + ", " + t.policy[0]}
+		}
+		for k := range d.Len() {
+			q := d.Budget(k)
+			if len(b) > 0 {
+				b = append(b, ", "...)
+			}
+			b = append(append(b, t.names[k]...), ";r="...)
+			r := len(b)
+			b = append(strconv.AppendInt(b, q.Remaining, 10), ";t="...)
+			s := len(b)
+			b = strconv.AppendInt(b, seconds(q.Reset), 10)
+			if t.aliases && (count == "" || q.Remaining < tightest.Remaining || q.Remaining == tightest.Remaining && q.Reset > tightest.Reset) {
+				tightest, count = q, t.counts[k]
+				remaining, reset = [2]int{r, s - len(";t=")}, [2]int{s, len(b)}
+			}
 		}
 	}
 	state := string(b)
-	f.policy = t.policy
-	f.values = [...]string{state, t.counts[tightest], state[remaining[0]:remaining[1]], state[reset[0]:reset[1]]}
+	f.values = [...]string{state, count, state[remaining[0]:remaining[1]], state[reset[0]:reset[1]]}
 }
 
 // seconds rounds up, so that who waits them has waited long enough.
 func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
 func (f *fields) set(h http.Header) {
-	if f.policy == nil {
-		for _, name := range [...]string{policyField, stateField, limitField, remainingField, resetField} {
-			delete(h, name)
-		}
-		return
-	}
 	v := f.values[:]
-	h[policyField], h[stateField] = f.policy, v[0:1:1]
-	h[limitField], h[remainingField], h[resetField] = v[1:2:2], v[2:3:3], v[3:4:4]
+	if f.policy == nil {
+		delete(h, policyField)
+		delete(h, stateField)
+	} else {
+		h[policyField], h[stateField] = f.policy, v[0:1:1]
+	}
+	if v[1] == "" {
+		delete(h, limitField)
+		delete(h, remainingField)
+		delete(h, resetField)
+	} else {
+		h[limitField], h[remainingField], h[resetField] = v[1:2:2], v[2:3:3], v[3:4:4]
+	}
 }

@@ -39,6 +39,11 @@ func perMinute(count int) config.RateLimit {
 	return config.RateLimit{By: "client_ip", Limits: []config.Limit{{Count: count, Window: time.Minute}}}
 }
 
+// alone returns the middleware of a route that is under its own limit only.
+func alone(route string, l config.RateLimit, lim *limiter.Limiter, told func(policy, decision string)) (middleware.Middleware, error) {
+	return ratelimit.New(route, []config.NamedLimit{{Name: route, RateLimit: l}}, lim, ratelimit.Account{Decision: told})
+}
+
 // visitor is a client of the middleware under test.
 type visitor struct {
 	ip       string
@@ -68,7 +73,7 @@ func ok(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok")
 
 func TestAnswersTellWhatIsLeft(t *testing.T) {
 	cfg := config.RateLimit{By: "client_ip", Limits: []config.Limit{{Count: 100, Window: time.Hour}, {Count: 2, Window: time.Minute}, {Count: 50, Window: 500 * time.Millisecond}}}
-	mw, err := ratelimit.New("orders", cfg, own(t), nil)
+	mw, err := alone("orders", cfg, own(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +160,7 @@ func TestWhoIsCountedTogether(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := perMinute(1)
 			cfg.By = tt.by
-			mw, err := ratelimit.New("orders", cfg, own(t), nil)
+			mw, err := alone("orders", cfg, own(t), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -188,7 +193,7 @@ func TestWithoutTheStore(t *testing.T) {
 			var told []string
 			cfg := perMinute(1)
 			cfg.OnStoreError = tt.mode
-			mw, err := ratelimit.New("orders", cfg, away(t), func(policy, decision string) { told = append(told, policy+" "+decision) })
+			mw, err := alone("orders", cfg, away(t), func(policy, decision string) { told = append(told, policy+" "+decision) })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -202,7 +207,7 @@ func TestWithoutTheStore(t *testing.T) {
 			}
 		})
 	}
-	mw, err := ratelimit.New("orders", perMinute(1), away(t), nil)
+	mw, err := alone("orders", perMinute(1), away(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +244,7 @@ func TestAnInstancesOwnFieldsDoNotPass(t *testing.T) {
 			for _, mode := range []string{"local", "open"} {
 				cfg := perMinute(10)
 				cfg.OnStoreError = mode
-				mw, err := ratelimit.New("orders", cfg, away(t), nil)
+				mw, err := alone("orders", cfg, away(t), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -263,8 +268,8 @@ func foreign(w http.ResponseWriter) {
 
 func TestHiddenHeaders(t *testing.T) {
 	cfg := perMinute(1)
-	cfg.HideHeaders = true
-	mw, err := ratelimit.New("orders", cfg, own(t), nil)
+	cfg.Headers = "none"
+	mw, err := alone("orders", cfg, own(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +292,7 @@ func TestHiddenHeaders(t *testing.T) {
 func TestReplicasAndReloadsShareCounts(t *testing.T) {
 	lim := own(t)
 	for i, c := range []struct{ count, status int }{{2, 200}, {2, 200}, {2, 429}, {3, 200}, {3, 429}} {
-		mw, err := ratelimit.New("orders", perMinute(c.count), lim, nil) // as a reload does
+		mw, err := alone("orders", perMinute(c.count), lim, nil) // as a reload does
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -295,7 +300,7 @@ func TestReplicasAndReloadsShareCounts(t *testing.T) {
 			t.Errorf("request %d with a limit of %d: %d, want %d", i, c.count, resp.StatusCode, c.status)
 		}
 	}
-	mw, err := ratelimit.New("users", perMinute(2), lim, nil)
+	mw, err := alone("users", perMinute(2), lim, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +310,7 @@ func TestReplicasAndReloadsShareCounts(t *testing.T) {
 }
 
 func TestWithoutAnExchange(t *testing.T) {
-	mw, err := ratelimit.New("orders", perMinute(1), own(t), nil)
+	mw, err := alone("orders", perMinute(1), own(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +344,7 @@ func TestCosts(t *testing.T) {
 	for _, tt := range tests {
 		cfg := perMinute(10)
 		cfg.Cost = tt.cost
-		mw, err := ratelimit.New("orders", cfg, own(t), nil)
+		mw, err := alone("orders", cfg, own(t), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -376,7 +381,7 @@ func TestAlgorithms(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := config.RateLimit{By: "client_ip", Limits: []config.Limit{{Count: 3, Window: time.Hour}}}
 			tt.change(&cfg)
-			mw, err := ratelimit.New("orders", cfg, own(t), nil)
+			mw, err := alone("orders", cfg, own(t), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -403,7 +408,7 @@ func TestTiers(t *testing.T) {
 		{Name: "enterprise", Consumers: []string{"big"}, Unlimited: true},
 	}}
 	passes := func(consumer string, most int) (n int, left string) {
-		mw, err := ratelimit.New("orders", cfg, lim, nil)
+		mw, err := alone("orders", cfg, lim, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -461,17 +466,17 @@ func TestBadSettings(t *testing.T) {
 	} {
 		cfg := good
 		change(&cfg)
-		if _, err := ratelimit.New("orders", cfg, own(t), nil); err == nil {
+		if _, err := alone("orders", cfg, own(t), nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, err := ratelimit.New("orders", good, nil, nil); err == nil {
+	if _, err := alone("orders", good, nil, nil); err == nil {
 		t.Error("no limiter: no error")
 	}
 }
 
 func BenchmarkAllowed(b *testing.B) {
-	mw, err := ratelimit.New("orders", perMinute(1e9), own(b), nil)
+	mw, err := alone("orders", perMinute(1e9), own(b), nil)
 	if err != nil {
 		b.Fatal(err)
 	}
