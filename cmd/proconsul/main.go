@@ -114,7 +114,7 @@ replicas share.`,
 	)
 	for group, commands := range map[string][]*cobra.Command{
 		"run": {runCommand(), demoCommand(), validateCommand(), configCommand(), keysCommand()},
-		"see": {servicesCommand(), instancesCommand(), routesCommand(), explainCommand(), eventsCommand(), overridesCommand(), healthcheckCommand()},
+		"see": {servicesCommand(), instancesCommand(), routesCommand(), explainCommand(), traceCommand(), eventsCommand(), overridesCommand(), healthcheckCommand()},
 		"act": {reloadCommand(), planCommand(), drainCommand(), undrainCommand(), ejectCommand(), restoreCommand(), breakerCommand(), rateLimitCommand(), logLevelCommand()},
 	} {
 		for _, cmd := range commands {

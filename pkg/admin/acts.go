@@ -200,6 +200,9 @@ func (a *Admin) acts(post func(pattern string, role Role, h http.HandlerFunc), g
 	if o.Validate != nil {
 		post("/api/v1/config/validate", RoleOperator, a.validate)
 	}
+	if o.Trace != nil {
+		post("/api/v1/traces", RoleOperator, a.trace)
+	}
 	if o.Plan != nil {
 		post("/api/v1/config/plan", RoleOperator, a.plan)
 	}

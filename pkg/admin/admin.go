@@ -53,6 +53,7 @@ type Options struct {
 	Drain, Undrain func(ctx context.Context, o Order) (Done, error) // the replica itself
 	Instance       func(ctx context.Context, act InstanceAct, id string, o Order) (Done, error)
 	Breaker        func(ctx context.Context, act BreakerAct, upstream string, o Order) (Done, error)
+	Trace          func(ctx context.Context, q TraceRequest) (Traced, error)
 	ResetRateLimit func(ctx context.Context, route, key string) error
 	SetLogLevel    func(ctx context.Context, level string, o Order) (LogLevel, error)
 }

@@ -73,6 +73,7 @@ func (a *App) openAdmin(cfg *config.Config) error {
 		Instance:       a.onInstance,
 		Breaker:        a.onBreakerAct,
 		ResetRateLimit: a.resetRateLimit,
+		Trace:          a.trace,
 	}
 	if a.options.Level != nil {
 		o.LogLevel, o.SetLogLevel = a.logLevel, a.setLogLevel

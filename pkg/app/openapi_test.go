@@ -211,6 +211,7 @@ func TestTheAPIIsItsDocument(t *testing.T) {
 	unknown := strings.NewReplacer("{id}", "no%2Fbody", "{upstream}", "nobody", "{name}", "nobody")
 	bodies := map[string][3]string{ // good, unknown, bad
 		"POST /api/v1/explain":          {`{"url":"/keyed","headers":["X-API-Key: k"]}`, `{"url":"/","listener":"nobody"}`, `{"url":""}`},
+		"POST /api/v1/traces":           {`{"url":"/keyed","headers":["X-API-Key: k"]}`, `{"url":"/","listener":"nobody"}`, `{"url":""}`},
 		"POST /api/v1/log-level":        {`{"level":"info"}`, "", `{"level":"loud"}`},
 		"POST /api/v1/ratelimits/reset": {`{"route":"keyed","key":"k"}`, `{"route":"nobody"}`, `{"route":"orders","key":"not an address"}`},
 		"POST /api/v1/config/plan":      {operatorsConfig + "x-more: 1\n", "", ""},
@@ -256,8 +257,8 @@ func TestTheAPIIsItsDocument(t *testing.T) {
 	check("POST /api/v1/drain", "POST /api/v1/drain", "", asOperator)
 	check("GET /readyz", "GET /readyz", "")
 
-	// The rest needs a state that tests of pkg/admin and pkg/limiter make.
-	for _, elsewhere := range []string{"GET /api/v1/stream 503", "POST /api/v1/ratelimits/reset 422"} {
+	// The rest needs a state that tests of pkg/admin, pkg/gateway and pkg/limiter make.
+	for _, elsewhere := range []string{"GET /api/v1/stream 503", "POST /api/v1/ratelimits/reset 422", "POST /api/v1/traces 422"} {
 		seen[elsewhere] = true
 	}
 	for name, op := range documented {
@@ -280,6 +281,7 @@ func TestTheDocumentHasEveryField(t *testing.T) {
 		admin.HeaderValue{}, admin.Timeouts{}, admin.Retries{}, admin.Done{}, admin.Override{}, admin.Fault{}, admin.Verdict{}, admin.Plan{},
 		admin.Change{}, admin.FieldChange{}, admin.LogLevel{}, admin.RateLimit{}, admin.LimitLeft{},
 		admin.Failure{}, admin.Answers{}, admin.Peer{}, admin.Limits{}, admin.Limited{},
+		admin.TraceRequest{}, admin.Traced{}, admin.TracedStep{}, admin.Try{}, admin.Answer{},
 	} {
 		typ := reflect.TypeOf(v)
 		s := d.Components.Schemas[typ.Name()]

@@ -204,14 +204,18 @@ func chain(cfg *config.Config, rc *config.Route, d Deps, last http.Handler) (htt
 	if rc != nil {
 		in.settings, in.limits = cfg.Chain(*rc), cfg.Limits(*rc)
 	}
-	h := last
+	return in.wrap(last, func(_ string, h http.Handler) http.Handler { return h })
+}
+
+// wrap wraps h in the steps, and each of these in a mark with its name.
+func (b buildInput) wrap(h http.Handler, mark func(name string, h http.Handler) http.Handler) (http.Handler, error) {
 	for _, s := range slices.Backward(steps()) {
-		mw, err := s.build(in)
+		mw, err := s.build(b)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 		if mw != nil {
-			h = mw(h)
+			h = mark(s.name, mw(h))
 		}
 	}
 	return h, nil

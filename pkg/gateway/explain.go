@@ -90,7 +90,7 @@ const maxOthers = 20
 // and does nothing of it: nothing is sent, counted, logged or taken from a
 // limit. The error says why q is no request.
 func (h *Handler) Explain(ctx context.Context, c config.Listen, q Question) (*Explanation, error) {
-	r, err := q.request()
+	r, err := q.Request()
 	if err != nil {
 		return nil, err
 	}
@@ -109,8 +109,8 @@ func (h *Handler) Explain(ctx context.Context, c config.Listen, q Question) (*Ex
 	return e, nil
 }
 
-// request makes the question a request as a server reads it.
-func (q Question) request() (*http.Request, error) {
+// Request makes the question a request as a server reads it.
+func (q Question) Request() (*http.Request, error) {
 	text := q.URL
 	if strings.HasPrefix(text, "/") {
 		text = "http://" + cmp.Or(q.Header.Get("Host"), "localhost") + text

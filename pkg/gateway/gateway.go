@@ -121,11 +121,14 @@ func location(c config.Redirect, r *http.Request) string {
 func (t *Table) Identity() *identity.Directory { return t.deps.Identity }
 
 // Handler serves requests by the current table. It is safe for concurrent use.
-type Handler struct{ table atomic.Pointer[Table] }
+type Handler struct {
+	table   atomic.Pointer[Table]
+	tickets *tickets
+}
 
 // NewHandler returns a handler that serves by t.
 func NewHandler(t *Table) *Handler {
-	h := &Handler{}
+	h := &Handler{tickets: newTickets()}
 	h.table.Store(t)
 	return h
 }

@@ -74,7 +74,11 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ex.Begin(w, time.Now())
 	alone := r.Body == nil || r.Body == http.NoBody
-	l.serve(ex, r)
+	if _, shown := r.Header[TraceHeader]; shown {
+		l.shown(ex, r)
+	} else {
+		l.serve(ex, r, nil)
+	}
 	if !alone {
 		return // a transport may still be in a read of the body, through wrappers that know the exchange
 	}
@@ -84,7 +88,17 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (l *listener) serve(ex *middleware.Exchange, r *http.Request) {
+// shown serves a request that shows a ticket, which may be none of ours.
+func (l *listener) shown(ex *middleware.Exchange, r *http.Request) {
+	if t := l.handler.tickets.redeem(r); t != nil {
+		l.follow(t, ex, r)
+		return
+	}
+	l.serve(ex, r, nil)
+}
+
+// serve serves a request, and tells f of its course unless that is nil.
+func (l *listener) serve(ex *middleware.Exchange, r *http.Request, f *Followed) {
 	r = ownBody(r)
 	l.trusted.Apply(ex, r)
 	t := l.handler.table.Load()
@@ -119,6 +133,10 @@ func (l *listener) serve(ex *middleware.Exchange, r *http.Request) {
 			return
 		}
 		defer l.admission.leave()
+	}
+	if f != nil {
+		t.followed(rt, f).ServeHTTP(ex, r)
+		return
 	}
 	rt.handler.ServeHTTP(ex, r)
 }

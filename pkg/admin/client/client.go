@@ -239,6 +239,12 @@ func (c *Client) Explain(ctx context.Context, q admin.ExplainRequest) (e admin.E
 	return e, err
 }
 
+// Trace sends a request through the gateway and returns what became of it.
+func (c *Client) Trace(ctx context.Context, q admin.TraceRequest) (t admin.Traced, err error) {
+	err = c.post(ctx, "traces", q, &t)
+	return t, err
+}
+
 // Order is how an act is to be done.
 type Order struct {
 	For      time.Duration // how long it holds; 0: the gateway's default, an hour
