@@ -39,9 +39,15 @@ func TestTickets(t *testing.T) {
 	}{
 		{"the request", func(_ *Handler, token string) *http.Request { return showing(t, "GET", url, token) }, true},
 		{"another method", func(_ *Handler, token string) *http.Request { return showing(t, "POST", url, token) }, false},
-		{"another host", func(_ *Handler, token string) *http.Request { return showing(t, "GET", "http://other.test/a?b=c", token) }, false},
-		{"another path", func(_ *Handler, token string) *http.Request { return showing(t, "GET", "http://shop.test/b?b=c", token) }, false},
-		{"another query", func(_ *Handler, token string) *http.Request { return showing(t, "GET", "http://shop.test/a?b=d", token) }, false},
+		{"another host", func(_ *Handler, token string) *http.Request {
+			return showing(t, "GET", "http://other.test/a?b=c", token)
+		}, false},
+		{"another path", func(_ *Handler, token string) *http.Request {
+			return showing(t, "GET", "http://shop.test/b?b=c", token)
+		}, false},
+		{"another query", func(_ *Handler, token string) *http.Request {
+			return showing(t, "GET", "http://shop.test/a?b=d", token)
+		}, false},
 		{"twice in one request", func(_ *Handler, token string) *http.Request { return showing(t, "GET", url, token, token) }, false},
 		{"another id", func(_ *Handler, token string) *http.Request { return showing(t, "GET", url, flip(token, 3)) }, false},
 		{"a longer life", func(_ *Handler, token string) *http.Request { return showing(t, "GET", url, flip(token, 24)) }, false},
