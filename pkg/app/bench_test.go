@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/app"
+	"github.com/proconsul/proconsul/pkg/middleware"
 )
 
 // shape is what a whole request goes through, for benchmarks and budgets.
@@ -185,9 +188,8 @@ func (c *caller) call() bool {
 	return err == nil && readMessage(c.c, c.buf) && bytes.HasPrefix(c.buf, statusOK)
 }
 
-// start runs a gateway of that shape in front of its backend and returns the
-// address.
-func (s shape) start(tb testing.TB) string {
+// start runs a gateway of that shape in front of its backend.
+func (s shape) start(tb testing.TB) *app.App {
 	cfg, err := config.Parse("bench.yaml", []byte(s.text(s.backend(tb))), config.LoadOptions{})
 	if err != nil {
 		tb.Fatal(err)
@@ -207,8 +209,82 @@ func (s shape) start(tb testing.TB) string {
 		}
 	})
 	<-a.Ready()
-	return a.Addr("")
+	return a
 }
+
+// TestAllocations holds what a request may allocate: with the server around
+// it, and from the listener's handler to the backend and back. What a machine
+// is and does changes nothing about it.
+func TestAllocations(t *testing.T) {
+	if !middleware.Reuse {
+		t.Log("the race detector makes allocations of its own")
+		return
+	}
+	for _, tt := range []struct {
+		shape
+		whole, handler float64
+	}{
+		{shape{name: "plain", listener: "std", upstream: "fast"}, 26, 4},
+		{shape{name: "full", listener: "std", upstream: "fast", breaker: "direct", full: true}, 34, 10},
+	} {
+		a := tt.start(t)
+		c := newCaller(t, a.Addr(""), "/service0/42", 0)
+		call := func() {
+			if !c.call() {
+				t.Fatal("no answer")
+			}
+		}
+		for range 100 { // buffers, series, connections
+			call()
+		}
+		got := testing.AllocsPerRun(2000, call)
+		h := newBare(a.Handler())
+		for range 100 {
+			h.serve()
+		}
+		bare := testing.AllocsPerRun(2000, h.serve)
+		t.Logf("%s: %v, of them the handler %v", tt.name, got, bare)
+		if got > tt.whole || bare > tt.handler {
+			t.Errorf("%s: a request makes %v allocations, of them the handler %v; want at most %v and %v", tt.name, got, bare, tt.whole, tt.handler)
+		}
+		if h.status != http.StatusOK {
+			t.Errorf("%s: got status %d", tt.name, h.status)
+		}
+	}
+}
+
+// bare calls a handler with one request and one writer again and again, as a
+// server would that makes nothing anew.
+type bare struct {
+	handler http.Handler
+	request http.Request
+	url     url.URL
+	header  http.Header // of the request
+	fields  http.Header // what it begins with
+	answer  http.Header
+	status  int
+}
+
+func newBare(h http.Handler) *bare {
+	return &bare{handler: h, header: make(http.Header, 32), answer: make(http.Header, 32),
+		fields: http.Header{"User-Agent": {"bench/1.0"}, "Accept": {"*/*"}, "Accept-Encoding": {"gzip"}}}
+}
+
+func (b *bare) serve() {
+	clear(b.header)
+	clear(b.answer)
+	for name, values := range b.fields {
+		b.header[name] = values
+	}
+	b.url = url.URL{Path: "/service0/42"}
+	b.request = http.Request{Method: "GET", URL: &b.url, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: b.header,
+		Host: "shop.test", RemoteAddr: "203.0.113.9:1234", RequestURI: "/service0/42", Body: http.NoBody}
+	b.handler.ServeHTTP(b, &b.request)
+}
+
+func (b *bare) Header() http.Header         { return b.answer }
+func (b *bare) WriteHeader(status int)      { b.status = status }
+func (b *bare) Write(p []byte) (int, error) { return len(p), nil }
 
 // cpuTime is what this process has used of the processors so far.
 func cpuTime(tb testing.TB) time.Duration {
@@ -245,7 +321,7 @@ func BenchmarkRequest(b *testing.B) {
 			for i := range paths {
 				paths[i] = fmt.Sprintf("/service%d/42", i*7919%len(paths))
 			}
-			load(b, s.start(b), paths, s.upload)
+			load(b, s.start(b).Addr(""), paths, s.upload)
 		})
 	}
 }

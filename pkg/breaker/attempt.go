@@ -21,6 +21,14 @@ var (
 	errNoAnswer = errors.New("transport returned neither an answer nor an error")
 )
 
+// Timed is a transport that keeps the time of a try itself, where the request
+// has no body: that spares a context and a timer for each. At the time by it
+// fails with an error that is a timeout. Nothing of it runs on after it has
+// returned.
+type Timed interface {
+	RoundTripBy(req *http.Request, by time.Time) (*http.Response, error)
+}
+
 // RoundTrip makes one attempt with next, guarded by the breaker, and ends when
 // the response header is there; the body is the caller's to read and close, and
 // no timer of the breaker runs any more. Answers are returned whatever their
@@ -34,7 +42,8 @@ var (
 // Errors match ErrOpen (nothing was sent, the request's body was not touched),
 // ErrTimeout, or are those of next. A panic in next is raised again in the
 // caller's goroutine. The request's context must end with the request, as a
-// server's does: it is what frees the attempt's own.
+// server's does: it is what frees the attempt's own. Where next is Timed, it is
+// used as that.
 func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.Duration) (*http.Response, error) {
 	defer b.announce()
 	if err := req.Context().Err(); err != nil {
@@ -51,10 +60,15 @@ func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.
 		b.count(shortCircuited)
 		return nil, ErrOpen
 	}
-	a := &attempt{b: b, config: config, next: next, req: req, unguarded: !guarded}
+	a := b.attempt()
+	a.config, a.next, a.req, a.unguarded = config, next, req, !guarded
 	a.timer.try, a.timer.request = try, req.Context()
+	if try > 0 && (req.Body == nil || req.Body == http.NoBody) {
+		a.timed, _ = next.(Timed)
+	}
 	if !a.perform() {
 		b.count(shortCircuited)
+		a.recycle()
 		return nil, ErrOpen
 	}
 	if a.abandon() {
@@ -62,6 +76,7 @@ func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.
 		b.count(timeout)
 		return nil, &timeoutError{}
 	}
+	a.await()
 	b.count(a.outcome)
 	if a.panicked != nil {
 		if a.panicked != http.ErrAbortHandler {
@@ -69,7 +84,34 @@ func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.
 		}
 		panic(a.panicked)
 	}
-	return a.resp, a.err
+	resp, err := a.resp, a.err
+	a.recycle()
+	return resp, err
+}
+
+// attempt returns one that is as good as new.
+func (b *Breaker) attempt() *attempt {
+	if a, ok := b.attempts.Get().(*attempt); ok {
+		return a
+	}
+	a := &attempt{b: b, ended: make(chan struct{}, 1)}
+	a.command = a.run // made once: a method value is an allocation
+	return a
+}
+
+// recycle lets another request use the attempt. It must have ended: of those
+// that were abandoned run may still be under way.
+func (a *attempt) recycle() {
+	if a.timer.loose || a.req.Body != nil && a.req.Body != http.NoBody {
+		return // a transport may read the body, and so tell the timer, after the attempt's end
+	}
+	a.config, a.next, a.req, a.timed = nil, nil, nil, nil
+	a.timer.reset()
+	a.unguarded, a.awaited = false, false
+	a.uploadFailed.Store(false)
+	a.phase.Store(idle)
+	a.cancel, a.outcome, a.resp, a.err = nil, 0, nil, nil
+	a.b.attempts.Put(a)
 }
 
 // attempt is one round trip and what became of it. The command engine runs it
@@ -78,11 +120,16 @@ type attempt struct {
 	b      *Breaker
 	config *compiled
 	next   http.RoundTripper
+	timed  Timed // next, where it keeps the time; nil: timer does
 	req    *http.Request
 	timer  tryTimer
 
 	unguarded    bool // no circuit is asked or told
 	uploadFailed atomic.Bool
+
+	command func(context.Context) error // run
+	ended   chan struct{}               // what run says at its end, where that is awaited
+	awaited bool
 
 	phase  atomic.Uint32
 	cancel context.CancelCauseFunc // set before phase is running
@@ -134,10 +181,21 @@ func (a *attempt) abandon() bool {
 		return true
 	}
 	if a.phase.CompareAndSwap(running, abandoned) {
-		a.cancel(ErrTimeout)
+		if a.cancel != nil {
+			a.cancel(ErrTimeout)
+		}
 		return true
 	}
 	return false
+}
+
+// await takes note of run's end where nobody has yet. It comes right after the
+// result.
+func (a *attempt) await() {
+	if a.awaited {
+		<-a.ended
+		a.awaited = false
+	}
 }
 
 // run is what a hystrix command runs. It returns the event that hystrix is to
@@ -145,17 +203,31 @@ func (a *attempt) abandon() bool {
 // anything else for failure. It must not panic, since nobody would recover in
 // that goroutine.
 func (a *attempt) run(context.Context) (event error) {
-	ctx, cancel := context.WithCancelCause(a.req.Context())
-	a.cancel = cancel
+	if a.timed == nil {
+		ctx, cancel := context.WithCancelCause(a.req.Context())
+		a.cancel = cancel
+		if !a.phase.CompareAndSwap(idle, running) {
+			cancel(nil)
+			return context.Canceled
+		}
+		return a.roundTrip(ctx)
+	}
 	if !a.phase.CompareAndSwap(idle, running) {
-		cancel(nil)
 		return context.Canceled
 	}
+	return a.roundTrip(nil)
+}
+
+// roundTrip makes the attempt, with a context of its own where next does not
+// keep the time.
+func (a *attempt) roundTrip(ctx context.Context) (event error) {
 	epoch, state := a.b.current()
 	defer func() {
 		if p := recover(); p != nil {
 			a.timer.stop()
-			cancel(nil)
+			if a.cancel != nil {
+				a.cancel(nil)
+			}
 			a.panicked, a.stack, a.outcome = p, debug.Stack(), canceled
 			event = a.finish(epoch, state)
 		}
@@ -163,14 +235,20 @@ func (a *attempt) run(context.Context) (event error) {
 	if state == HalfOpen {
 		a.b.announce() // now, since the probe may take its time
 	}
+	if ctx == nil {
+		by := time.Now().Add(a.timer.try)
+		resp, err := a.timed.RoundTripBy(a.req, by)
+		a.judge(resp, err, err != nil && timedOut(err) && !time.Now().Before(by) && a.req.Context().Err() == nil, false)
+		return a.finish(epoch, state)
+	}
 	req := a.req.WithContext(ctx)
 	a.track(req)
-	a.timer.start(cancel)
+	a.timer.start(a.cancel)
 	resp, err := a.next.RoundTrip(req)
 	fired, stalled := a.timer.stop()
 	a.judge(resp, err, fired, stalled)
 	if a.err != nil {
-		cancel(a.err)
+		a.cancel(a.err)
 	}
 	return a.finish(epoch, state)
 }
@@ -216,7 +294,8 @@ func (a *attempt) judge(resp *http.Response, err error, fired, stalled bool) {
 // finish hands the result to the caller and returns the event for hystrix.
 // epoch and state are the circuit's when the run began.
 func (a *attempt) finish(epoch uint64, state State) error {
-	b, outcome := a.b, a.outcome // the caller's after the swap
+	b, circuit, outcome := a.b, a.config.circuit, a.outcome // the caller's after the swap
+	unguarded, awaited := a.unguarded, a.awaited
 	if !a.phase.CompareAndSwap(running, done) {
 		discard(a.resp)
 		if a.panicked != nil {
@@ -224,10 +303,15 @@ func (a *attempt) finish(epoch uint64, state State) error {
 		}
 		return hystrix.ErrTimeout // counted when it struck
 	}
-	if a.unguarded {
+	if unguarded {
 		return context.Canceled
 	}
-	return b.evidence(a.config.circuit, outcome, epoch, state)
+	// What the circuit is told is told before the caller goes on.
+	event := b.evidence(circuit, outcome, epoch, state)
+	if awaited {
+		a.ended <- struct{}{}
+	}
+	return event
 }
 
 // evidence says what an outcome means for the circuit, tells the window and

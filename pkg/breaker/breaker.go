@@ -113,6 +113,8 @@ type Breaker struct {
 	counts [outcomes]atomic.Uint64
 	window window
 
+	attempts sync.Pool // of *attempt
+
 	// refs are the registry's hold and one for each attempt inside hystrix.
 	// The circuit is given back when the last is gone.
 	refs atomic.Int64

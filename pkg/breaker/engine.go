@@ -40,17 +40,29 @@ func (command) do(c *circuit, a *attempt) bool {
 	}
 	// Not the request's context: hystrix would return at its end while run
 	// goes on. Canceling the request ends the round trip, and that the run.
-	err := hystrix.DoC(context.Background(), c.name, a.run, nil)
-	c.running.Add(-1)
-	switch err {
-	case hystrix.ErrCircuitOpen:
-		return false
-	case hystrix.ErrMaxConcurrency:
-		// All tickets are out although less than half are in use: the
-		// goroutines that return them have not run for a while.
-		return direct{}.do(c, a)
+	// GoC rather than DoC, which only makes another channel and another closure
+	// to wait for what run tells itself.
+	a.awaited = true
+	failed := hystrix.GoC(context.Background(), c.name, a.command, nil)
+	select {
+	case <-a.ended:
+		a.awaited = false
+		c.running.Add(-1)
+		return true
+	case err := <-failed:
+		c.running.Add(-1)
+		switch err {
+		case hystrix.ErrCircuitOpen:
+			a.awaited = false
+			return false
+		case hystrix.ErrMaxConcurrency:
+			// All tickets are out although less than half are in use: the
+			// goroutines that return them have not run for a while.
+			a.awaited = false
+			return direct{}.do(c, a)
+		}
+		return true
 	}
-	return true
 }
 
 // direct asks and tells the same circuit from the caller's goroutine.

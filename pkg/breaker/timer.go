@@ -22,6 +22,7 @@ type tryTimer struct {
 	stalled bool // the request ended while the client was waited for
 	fired   bool
 	stopped bool
+	loose   bool // fire may still be about to run
 }
 
 func (t *tryTimer) start(cancel context.CancelCauseFunc) {
@@ -32,6 +33,14 @@ func (t *tryTimer) start(cancel context.CancelCauseFunc) {
 	defer t.mu.Unlock()
 	t.cancel = cancel
 	t.timer = time.AfterFunc(t.try, t.fire)
+}
+
+// reset makes a stopped timer as good as new.
+func (t *tryTimer) reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.try, t.request, t.timer, t.cancel = 0, nil, nil, nil
+	t.waiting, t.stalled, t.fired, t.stopped, t.loose = false, false, false, false, false
 }
 
 func (t *tryTimer) fire() {
@@ -50,9 +59,7 @@ func (t *tryTimer) stop() (fired, stalled bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stopped = true
-	if t.timer != nil {
-		t.timer.Stop()
-	}
+	t.loose = t.timer != nil && !t.timer.Stop()
 	return t.fired, t.stalled || t.waiting
 }
 

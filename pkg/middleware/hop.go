@@ -6,23 +6,17 @@ import (
 	"strings"
 )
 
-// hopByHop are the fields that concern one connection and are never passed on
-// (RFC 9110 section 7.6.1, and those that older software sends). Te and
-// Upgrade are handled by the functions below.
-var hopByHop = [...]string{
-	"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
-	"Transfer-Encoding", "Trailer",
-}
-
 // HopByHop reports whether the field of that canonical name concerns one
-// connection only, so that it must not be passed on, set or trusted.
+// connection only (RFC 9110 section 7.6.1, and what older software sends), so
+// that it must not be passed on, set or trusted.
 func HopByHop(name string) bool {
-	for _, h := range hopByHop {
-		if h == name {
-			return true
-		}
+	switch name {
+	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+		"Transfer-Encoding", "Trailer",
+		"Te", "Upgrade", "Http2-Settings": // which the functions below handle
+		return true
 	}
-	return name == "Te" || name == "Upgrade" || name == "Http2-Settings"
+	return false
 }
 
 // StripRequest removes from h what concerns only the connection it came on,
@@ -62,12 +56,11 @@ func StripResponse(h http.Header) {
 }
 
 func removeHopByHop(h http.Header) {
-	for _, name := range hopByHop {
-		delete(h, name)
+	for name := range h { // few, and fewer than the names to look for
+		if HopByHop(name) {
+			delete(h, name)
+		}
 	}
-	delete(h, "Te")
-	delete(h, "Upgrade")
-	delete(h, "Http2-Settings")
 }
 
 func removeNamed(h http.Header, connection []string) {

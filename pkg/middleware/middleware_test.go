@@ -67,3 +67,36 @@ func TestExchangeKeepsTheCause(t *testing.T) {
 		t.Errorf("got %q, %v", x.Reason, x.Err)
 	}
 }
+
+type releaser struct{ n int }
+
+func (r *releaser) Release() { r.n++ }
+
+// Whoever keeps an exchange is found out, and what a request has used is free
+// once, when nothing of its answer is still to be written.
+func TestEnd(t *testing.T) {
+	var used releaser
+	e := middleware.NewExchange(httptest.NewRecorder(), time.Now())
+	if !e.Use(&used) || e.Use(&used) {
+		t.Error("there is place for one")
+	}
+	e.WriteHeader(204)
+	e.End()
+	if used.n != 1 {
+		t.Errorf("released %d times, want once", used.n)
+	}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("a write after the end does not panic")
+			}
+		}()
+		_, _ = e.Write([]byte("late"))
+	}()
+	e.Begin(httptest.NewRecorder(), time.Now())
+	e.Use(&used)
+	e.End() // the server has still to write the header
+	if used.n != 1 || e.Status != 0 {
+		t.Errorf("released %d times, status %d", used.n, e.Status)
+	}
+}

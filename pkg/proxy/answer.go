@@ -40,6 +40,7 @@ type relay struct {
 	err   error // of the write to the client
 	ran   bool  // fire has come and gone
 
+	armed   bool     // the timer was started
 	trailer []string // names that were announced
 	panic   any      // of fire, raised again where the server can see it
 }
@@ -87,12 +88,19 @@ func (f *flight) deliver(resp *http.Response) error {
 	if resp.StatusCode >= 500 || breaker.CallFailed(f.r, resp) {
 		result = balancer.ServerError
 	}
+	if err == nil {
+		f.settle(result)
+		return nil
+	}
+	return f.undelivered(resp, err, result)
+}
+
+// undelivered settles an attempt whose answer could not be passed on to its
+// end.
+func (f *flight) undelivered(resp *http.Response, err error, result balancer.Result) error {
 	var client *clientError
 	var broken *brokenError
 	switch {
-	case err == nil:
-		f.settle(result)
-		return nil
 	case errors.As(err, &client) || f.r.Context().Err() != nil:
 		if result == balancer.Success {
 			result = balancer.Canceled
@@ -139,12 +147,13 @@ func (f *flight) relay(resp *http.Response) error {
 		return nil
 	}
 	c := f.up.relays.Get().(*relay)
-	c.f, c.resp, c.n, c.err, c.panic, c.ran, c.state = f, resp, 0, nil, nil, false, relayHolding
+	c.f, c.resp, c.n, c.err, c.panic, c.ran, c.armed, c.state = f, resp, 0, nil, nil, false, false, relayHolding
 	c.trailer = trailerNames(resp.Trailer, resp.Header)
 	defer c.close()
 	if !eventStream(resp.Header) {
 		return c.run()
 	}
+	f.held = true // who ends the stream may be late, and close the body of another
 	var ended atomic.Bool
 	st := f.up.streams.add(f.pick.Member(), f.s.Drain, func() {
 		ended.Store(true)
@@ -167,7 +176,10 @@ func (c *relay) run() error {
 	if n := c.resp.ContentLength; n > 0 && n <= int64(len(c.buf)) {
 		wait = holdKnown
 	}
-	c.timer.Reset(wait) // from here on fire may use everything but Body and Trailer of resp
+	if b, ok := c.resp.Body.(interface{ Buffered() int }); !ok || int64(b.Buffered()) != c.resp.ContentLength || wait == holdUnknown {
+		c.armed = true
+		c.timer.Reset(wait) // from here on fire may use everything but Body and Trailer of resp
+	} // else it is all there: nothing has to be waited for
 	if more, err := c.hold(); err != nil || !more {
 		return err
 	}
@@ -177,7 +189,7 @@ func (c *relay) run() error {
 // close ends the relay's use. It goes back to its pool unless its timer may
 // still be about to run.
 func (c *relay) close() {
-	stopped := c.timer.Stop()
+	stopped := !c.armed || c.timer.Stop()
 	c.mu.Lock()
 	pool := &c.f.up.relays
 	c.state, c.f, c.resp = relayIdle, nil, nil

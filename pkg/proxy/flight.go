@@ -20,9 +20,13 @@ import (
 )
 
 // flight is one request on its way. Only the goroutine that serves the request
-// uses it, but for the two places that say otherwise. It is not pooled: a
-// transport may hold parts of it for a while after the request has ended.
+// uses it, but for the two places that say otherwise. It serves other requests
+// after that, unless it is held: net/http's transport may use parts of it for a
+// while after the request has ended, and so may who sends a request's body.
 type flight struct {
+	held bool
+	call *call // outlives the flight's use
+
 	h     *handler
 	up    *Upstream
 	s     *settings
@@ -53,6 +57,8 @@ type flight struct {
 
 	tried [4]*balancer.Member // backing array of the list
 	list  []*balancer.Member
+	url   url.URL      // of the request below
+	out   http.Request // of an attempt that sends no body on the fast engine
 
 	deadline deadline // of a gRPC call
 
@@ -61,6 +67,28 @@ type flight struct {
 	interim interim
 
 	peer [3][1]string // backing arrays of header values
+}
+
+// flight returns one that is as good as new.
+func (u *Upstream) flight() *flight {
+	if f, ok := u.flights.Get().(*flight); ok {
+		return f
+	}
+	f := &flight{call: &call{}}
+	f.call.answer.Interim = f.interim.forward
+	return f
+}
+
+// Release implements middleware.Releaser: the answer has been written, header
+// and all, and its header and the request's are not used any more.
+func (f *flight) Release() {
+	up, call := f.up, f.call
+	call.answer.Clear()
+	call.t = nil
+	*f = flight{call: call}
+	if middleware.Reuse {
+		up.flights.Put(f)
+	}
 }
 
 // prepare makes what every attempt sends.
@@ -75,6 +103,14 @@ func (f *flight) prepare() {
 	f.list = f.tried[:0]
 	if f.r.ProtoAtLeast(1, 1) {
 		f.interim.w = f.w
+	}
+	f.held = f.s.fast == nil || f.body != nil || f.upgrade != "" || f.x != nil && f.x.Followed
+}
+
+// hold makes what attempts need that go to net/http's transport, or send a body.
+func (f *flight) hold() {
+	f.held = true
+	if f.interim.w != nil {
 		f.trace.Got1xxResponse = f.interim.forward
 		f.traced = true
 	}
@@ -159,13 +195,9 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 	if f.number > 0 {
 		f.header = f.deadline.told(f.header, f.began)
 	}
-	out := f.request(in.Address)
+	out, next := f.next(in.Address)
 	f.duplex()
 	f.interim.begin()
-	next := http.RoundTripper(f.s.main)
-	if f.upgrade != "" {
-		next = f.s.upgrade
-	}
 	resp, err := f.up.breaker.RoundTrip(out, next, try)
 	f.interim.end()
 	f.latency = time.Since(f.began)
@@ -179,6 +211,47 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 		return nil, err
 	}
 	return resp, nil
+}
+
+// next returns the next attempt's request and who sends it.
+func (f *flight) next(address string) (*http.Request, http.RoundTripper) {
+	if !f.held {
+		if out := f.plain(address); f.s.fast.Plain(out) {
+			f.call.t = f.s.fast
+			return out, f.call
+		}
+	}
+	f.hold()
+	if f.upgrade != "" {
+		return f.request(address), f.s.upgrade
+	}
+	return f.request(address), f.s.main
+}
+
+// plain returns a request without a body, in the flight's own memory.
+func (f *flight) plain(address string) *http.Request {
+	f.url = f.target
+	f.url.Host = address
+	// A copy brings the context along, which nothing else can put in its place.
+	f.out = *f.r
+	out := &f.out
+	out.URL, out.Header, out.Host = &f.url, f.header, f.host(address)
+	out.Proto, out.ProtoMajor, out.ProtoMinor = "HTTP/1.1", 1, 1
+	out.Body, out.GetBody, out.ContentLength, out.TransferEncoding, out.Trailer = nil, nil, 0, nil, nil
+	out.Form, out.PostForm, out.MultipartForm = nil, nil, nil
+	out.Close, out.RemoteAddr, out.RequestURI, out.TLS, out.Pattern = false, "", "", nil, ""
+	return out
+}
+
+// host returns what the instance is told that it is called.
+func (f *flight) host(address string) string {
+	switch {
+	case f.h.own:
+		return address
+	case f.h.host != "":
+		return f.h.host
+	}
+	return f.r.Host
 }
 
 // request returns the next attempt's request.
@@ -195,14 +268,8 @@ func (f *flight) request(address string) *http.Request {
 	}
 	out := (&http.Request{
 		Method: f.r.Method, URL: &u, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, Host: f.r.Host,
+		Header: header, Host: f.host(address),
 	}).WithContext(ctx)
-	switch {
-	case f.h.own:
-		out.Host = address
-	case f.h.host != "":
-		out.Host = f.h.host
-	}
 	if f.body != nil {
 		var trailer http.Header
 		if f.r.ContentLength < 0 || f.r.Trailer != nil {
@@ -419,7 +486,7 @@ func (f *flight) end() {
 type interim struct {
 	mu   sync.Mutex
 	open bool
-	w    http.ResponseWriter
+	w    http.ResponseWriter // nil: the client does not know of them
 }
 
 func (i *interim) begin() {
@@ -442,7 +509,7 @@ func (i *interim) forward(code int, header textproto.MIMEHeader) error {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.open {
+	if !i.open || i.w == nil {
 		return nil
 	}
 	// The interim answer has fields of its own; those that the gateway has set

@@ -131,7 +131,11 @@ func newGate(t testing.TB, o gateOptions, addresses ...string) *gate {
 			o.exchange(x, r)
 		}
 		defer func() { g.finished <- x }()
+		alone := r.Body == http.NoBody
 		end.ServeHTTP(x, r)
+		if alone { // as the listener does
+			x.End()
+		}
 	})}
 	served := make(chan struct{})
 	go func() {

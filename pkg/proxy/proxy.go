@@ -91,10 +91,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer h.up.breaker.Release()
-	f := &flight{h: h, up: h.up, s: h.up.settings.Load(), w: w, r: r, x: middleware.Of(w), start: time.Now()}
+	f := h.up.flight()
+	f.h, f.up, f.s = h, h.up, h.up.settings.Load()
+	f.w, f.r, f.x, f.start = w, r, middleware.Of(w), time.Now()
 	defer f.end()
 	f.prepare()
 	f.run()
+	if !f.held && f.x != nil {
+		f.x.Use(f)
+	}
 }
 
 // insteadOfConnect is what the refusal of a tunnel allows, as a 405 has to say

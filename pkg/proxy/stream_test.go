@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"runtime"
+
 	"slices"
 	"strings"
 	"sync"
@@ -605,5 +606,57 @@ func TestStreamsEndWhenTheirInstanceLeaves(t *testing.T) {
 	}
 	if x := g.exchange(); x.Status != 101 {
 		t.Errorf("account has status %d", x.Status)
+	}
+}
+
+// What an answer's header holds is the request's until everything around the
+// proxy has returned, although the memory serves other requests after that.
+func TestAnswersDoNotMix(t *testing.T) {
+	addr := rawBackend(t, func(c net.Conn, r *bufio.Reader) {
+		for {
+			head, err := drainHead(r)
+			if err != nil {
+				return
+			}
+			target := strings.Fields(head)[1]
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX-Target: %s\r\nContent-Length: %d\r\n\r\n%s", target, len(target), target)
+		}
+	})
+	wrong := make(chan string, 1000)
+	g := newGate(t, gateOptions{wrap: func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			target := r.URL.Path
+			next.ServeHTTP(w, r)
+			for range 20 { // others get their turn
+				runtime.Gosched()
+			}
+			if got := w.Header().Get("X-Target"); got != target {
+				wrong <- fmt.Sprintf("%s has the header of %q", target, got)
+			}
+		})
+	}}, addr)
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			c := client(t)
+			for j := range 50 {
+				target := fmt.Sprintf("/%d/%d", i, j)
+				resp, err := c.Get(g.url(target))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				body, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if got := resp.Header.Get("X-Target"); got != target || string(body) != target {
+					t.Errorf("%s was answered with %q and %q", target, got, body)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(wrong)
+	for w := range wrong {
+		t.Error(w)
 	}
 }

@@ -23,6 +23,7 @@ const (
 	continueWait        = time.Second      // for an instance that ignores Expect
 	pingAfter           = 10 * time.Second // of silence on an HTTP/2 connection
 	pingWait            = 5 * time.Second
+	sweepEvery          = 50 * time.Millisecond // how late a client's leaving may reach an instance
 	defaultConnectLimit = 10 * time.Second
 	defaultIdle         = 55 * time.Second
 )
@@ -93,7 +94,8 @@ func keyOf(s Settings) (transportKey, error) {
 type transports struct {
 	key     transportKey
 	main    pooled
-	upgrade pooled // HTTP/1.1 only, since only that can switch protocols; may be main
+	fast    *transport.Transport // main, where it is of the fast engine
+	upgrade pooled               // HTTP/1.1 only, since only that can switch protocols; may be main
 }
 
 // pooled is a transport of either engine.
@@ -123,7 +125,8 @@ func newTransports(k transportKey) (*transports, error) {
 	}
 	t := &transports{key: k, main: newTransport(k, &protocols, conf)}
 	if k.engine == EngineFast && k.scheme == "http" {
-		t.main = newFastTransport(k, t.main)
+		t.fast = newFastTransport(k, t.main)
+		t.main = t.fast
 	}
 	t.upgrade = t.main
 	if k.scheme != "http" {
@@ -228,8 +231,27 @@ func newFastTransport(k transportKey, std http.RoundTripper) *transport.Transpor
 		ConnectTimeout:    k.connect,
 		ContinueTimeout:   continueWait,
 		MaxResponseHeader: maxResponseHeader,
+		Sweep:             sweepEvery,
 		Fallback:          std,
 	})
+}
+
+// call makes the round trips of one flight's requests without a body on the fast
+// engine, one at a time, in memory that the next flight uses again.
+type call struct {
+	t      *transport.Transport
+	answer transport.Memory
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c *call) RoundTrip(req *http.Request) (*http.Response, error) {
+	return c.RoundTripBy(req, time.Time{})
+}
+
+// RoundTripBy implements breaker.Timed.
+func (c *call) RoundTripBy(req *http.Request, by time.Time) (*http.Response, error) {
+	c.answer.Clear() // of the attempt before
+	return c.t.RoundTripInto(req, &c.answer, by)
 }
 
 // instanceConn is a connection to an instance that tells the upload on it when

@@ -80,6 +80,7 @@ type Upstream struct {
 	budget   budget
 	streams  streams
 	relays   sync.Pool // of *relay
+	flights  sync.Pool // of *flight
 }
 
 // settings are Settings in the form that requests read them in.

@@ -114,6 +114,17 @@ func (b *body) Close() error {
 	return nil
 }
 
+// Buffered returns how much of the body is there to be read without waiting.
+// Where that is all, the next Read that has room for it returns io.EOF too.
+func (b *body) Buffered() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.c == nil || b.kind != bodyLength {
+		return 0
+	}
+	return int(min(int64(b.c.w-b.c.r), b.left))
+}
+
 // drain skips what is buffered and returns io.EOF if that is the rest.
 func (b *body) drain() error {
 	c := b.c
@@ -148,7 +159,7 @@ func (b *body) cause(err error) error {
 	switch {
 	case b.ctx.Err() != nil:
 		return context.Cause(b.ctx)
-	case b.c.deadline && isTimeout(err):
+	case b.c.late(err):
 		return context.DeadlineExceeded // a moment before the context's own timer
 	}
 	if u := b.c.upload; u != nil {

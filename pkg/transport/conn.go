@@ -49,10 +49,16 @@ type conn struct {
 	err     error
 
 	// The request's context.
-	ctx        context.Context
-	stop       func() bool
-	cancel     func()
-	deadline   bool
+	ctx      context.Context
+	stop     func() bool
+	cancel   func()
+	deadline bool // of the context, on the socket
+
+	// The header's time: on the socket, or else for the sweeper, in
+	// nanoseconds since t.born.
+	bound bool
+	by    atomic.Int64 // 0: none; struck: it is over
+
 	watched    bool // the rest is guarded by h.mu
 	swept      bool
 	prev, next *conn
@@ -90,13 +96,25 @@ func newConn(h *host, nc net.Conn, epoch uint32) *conn {
 // called by anyone, also after the connection was closed.
 func (c *conn) cut() { _ = c.below.Close() }
 
+// struck is the time of a header that has not come by it.
+const struck = -1
+
+// sweepable is how many sweeps away a header's time has to be to be left to
+// them.
+const sweepable = 20
+
 // begin prepares the connection for a request.
-func (c *conn) begin(ctx context.Context) {
+func (c *conn) begin(ctx context.Context, by time.Time) {
 	c.pooled = c.t.readBuffers.Get().(*[readBufferSize]byte)
 	c.buf, c.r, c.w = c.pooled[:], 0, 0
 	c.upload, c.clean = nil, false
 	c.ends.Store(0)
+	c.bound = false
+	c.by.Store(0)
 	if c.t.o.Sweep <= 0 {
+		if !by.IsZero() {
+			c.bind(by)
+		}
 		if ctx.Done() == nil {
 			return
 		}
@@ -105,11 +123,52 @@ func (c *conn) begin(ctx context.Context) {
 		return
 	}
 	c.ctx = ctx // without a look at Done, which would make its channel
-	if d, ok := ctx.Deadline(); ok {
+	d, ok := ctx.Deadline()
+	if ok {
 		c.deadline = true
 		_ = c.below.SetDeadline(d) // fails only where the connection has, and that will show
 	}
+	switch {
+	case by.IsZero() || ok && d.Before(by):
+	case time.Until(by) < sweepable*c.t.o.Sweep:
+		c.bind(by)
+	default:
+		c.by.Store(int64(by.Sub(c.t.born)))
+	}
 	c.h.watch(c)
+}
+
+func (c *conn) bind(by time.Time) {
+	c.bound = true
+	_ = c.below.SetDeadline(by)
+}
+
+// strike reports whether the header's time is over, and makes it known.
+func (c *conn) strike(now int64) bool {
+	by := c.by.Load()
+	return by > 0 && by <= now && c.by.CompareAndSwap(by, struck)
+}
+
+// late reports whether an error comes from the time that was set for the
+// header, or for the whole request.
+func (c *conn) late(err error) bool {
+	return c.by.Load() == struck || (c.bound || c.deadline) && isTimeout(err)
+}
+
+// arrived ends the header's time, and reports whether it was not over yet.
+func (c *conn) arrived() bool {
+	if c.by.Load() != 0 {
+		return c.by.Swap(0) != struck
+	}
+	if !c.bound {
+		return true
+	}
+	c.bound = false
+	var d time.Time
+	if c.deadline {
+		d, _ = c.ctx.Deadline()
+	}
+	return c.below.SetDeadline(d) == nil
 }
 
 // unwatch ends the watch of the context and reports whether the connection is
@@ -125,8 +184,8 @@ func (c *conn) unwatch() bool {
 		}
 		c.ctx = nil
 	}
-	if c.deadline && ok {
-		c.deadline = false
+	if (c.deadline || c.bound) && ok {
+		c.deadline, c.bound = false, false
 		ok = c.below.SetDeadline(time.Time{}) == nil
 	}
 	return ok

@@ -19,6 +19,8 @@ type exchange struct {
 	req   *http.Request
 	ctx   context.Context
 	trace *httptrace.ClientTrace
+	m     *Memory   // nil: the answer has its own
+	by    time.Time // zero: the header may take its time
 
 	body   io.ReadCloser // nil: none
 	length int64         // of the body; -1: not known
@@ -66,7 +68,7 @@ func (e *exchange) run(c *conn) (*http.Response, error) {
 		}
 		e.trace.GotConn(info)
 	}
-	c.begin(e.ctx)
+	c.begin(e.ctx, e.by)
 	resp, err := e.talk(c)
 	if err == nil {
 		return resp, nil
@@ -82,8 +84,8 @@ func (e *exchange) run(c *conn) (*http.Response, error) {
 	}
 	if e.ctx.Err() != nil {
 		err = context.Cause(e.ctx)
-	} else if c.deadline && isTimeout(err) {
-		err = context.DeadlineExceeded // a moment before the context's own timer
+	} else if c.late(err) {
+		err = context.DeadlineExceeded // perhaps a moment before the context's own timer
 	}
 	c.finish(false)
 	if e.body == nil {
@@ -119,6 +121,18 @@ func (e *exchange) talk(c *conn) (*http.Response, error) {
 	return e.answer(c)
 }
 
+// response is where the answer is put.
+func (e *exchange) response() *response {
+	if e.m == nil {
+		return &response{}
+	}
+	if e.m.header == nil {
+		e.m.header = make(http.Header, 8)
+	}
+	e.m.answer.Header = e.m.header
+	return &e.m.answer
+}
+
 func (e *exchange) wrote(err error) {
 	if e.trace == nil {
 		return
@@ -133,7 +147,7 @@ func (e *exchange) wrote(err error) {
 
 // answer reads headers until the final one.
 func (e *exchange) answer(c *conn) (*http.Response, error) {
-	resp := &response{}
+	resp := e.response()
 	left := c.t.o.MaxResponseHeader
 	for n := 0; ; n++ {
 		if c.r == c.w {
@@ -156,12 +170,15 @@ func (e *exchange) answer(c *conn) (*http.Response, error) {
 			}
 			return nil, err
 		}
-		var h head
+		h := head{header: resp.Header}
 		if err := parseHead(text, text == before, resp.values[:0], &h); err != nil {
 			c.last = "" // it is not known to be good
 			return nil, err
 		}
 		if h.status >= 200 {
+			if !c.arrived() {
+				return nil, context.DeadlineExceeded
+			}
 			if c.upload != nil {
 				c.upload.decline()
 			}
@@ -188,6 +205,16 @@ func (e *exchange) answer(c *conn) (*http.Response, error) {
 			}
 			left = c.t.o.MaxResponseHeader
 			resp = &response{} // the hook may keep the header
+		} else if e.m != nil {
+			if e.m.Interim != nil {
+				if err := e.m.Interim(h.status, textproto.MIMEHeader(h.header)); err != nil {
+					return nil, err
+				}
+				left = c.t.o.MaxResponseHeader
+			} else if left -= len(text); left <= 0 {
+				return nil, headerTooLarge(c.t.o.MaxResponseHeader)
+			}
+			clear(e.m.header)
 		} else if left -= len(text); left <= 0 {
 			return nil, headerTooLarge(c.t.o.MaxResponseHeader)
 		}

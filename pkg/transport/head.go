@@ -11,9 +11,9 @@ import (
 type head struct {
 	minor       int
 	status      int
-	text        string // "200 OK"
-	header      http.Header
-	length      int64 // of the body by Content-Length, or -1
+	text        string      // "200 OK"
+	header      http.Header // where there is one already, empty, it is filled
+	length      int64       // of the body by Content-Length, or -1
 	chunked     bool
 	close       bool // Connection has "close"
 	keepAlive   bool // or "keep-alive"
@@ -40,7 +40,9 @@ func parseHead(s string, known bool, values []string, h *head) error {
 	if fields > cap(values) {
 		values = make([]string, 0, fields)
 	}
-	h.header = make(http.Header, fields)
+	if h.header == nil {
+		h.header = make(http.Header, fields)
+	}
 	transfer := false
 	for {
 		line, rest = cutLine(rest)

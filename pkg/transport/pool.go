@@ -27,13 +27,14 @@ type host struct {
 
 	// Connections whose requests can be canceled, where that is looked after
 	// by sweeping.
-	active  *conn
-	sweeper *time.Timer
+	active   *conn
+	sweeper  *time.Timer
+	sweeping bool // it will run
 }
 
 // connection returns a connection for one request: one that is idle, unless a
 // fresh one is asked for, or a new one.
-func (t *Transport) connection(ctx context.Context, addr string, secure, fresh bool, trace *httptrace.ClientTrace) (*conn, error) {
+func (t *Transport) connection(ctx context.Context, by time.Time, addr string, secure, fresh bool, trace *httptrace.ClientTrace) (*conn, error) {
 	h := t.enter(addr, secure)
 	if secure && h.http2.Load() {
 		h.leave()
@@ -48,13 +49,16 @@ func (t *Transport) connection(ctx context.Context, addr string, secure, fresh b
 		}
 	}
 	t.counters.dials.Add(1)
-	c, err := h.dial(ctx, trace)
+	c, err := h.dial(ctx, by, trace)
 	if err != nil {
 		h.leave()
 		if err != errHTTP2 {
 			t.counters.dialErrors.Add(1)
-			if ctx.Err() != nil {
+			switch {
+			case ctx.Err() != nil:
 				err = context.Cause(ctx)
+			case !by.IsZero() && !time.Now().Before(by):
+				err = context.DeadlineExceeded
 			}
 		}
 		return nil, err
@@ -197,8 +201,12 @@ func (h *host) forget() {
 }
 
 // dial makes a connection.
-func (h *host) dial(ctx context.Context, trace *httptrace.ClientTrace) (*conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, h.t.o.ConnectTimeout)
+func (h *host) dial(ctx context.Context, by time.Time, trace *httptrace.ClientTrace) (*conn, error) {
+	until := time.Now().Add(h.t.o.ConnectTimeout)
+	if !by.IsZero() && by.Before(until) {
+		until = by
+	}
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	epoch := h.t.epoch.Load()
 	if trace != nil && trace.ConnectStart != nil {
@@ -263,11 +271,13 @@ func (h *host) watch(c *conn) {
 	}
 	h.active = c
 	switch {
+	case h.sweeping:
 	case h.sweeper == nil:
 		h.sweeper = time.AfterFunc(h.t.o.Sweep, h.sweep)
-	case c.next == nil:
+	default:
 		h.sweeper.Reset(h.t.o.Sweep)
 	}
+	h.sweeping = true
 }
 
 // unwatch takes it out again and reports whether it is still alive.
@@ -290,17 +300,19 @@ func (h *host) unwatch(c *conn) bool {
 	return !c.swept
 }
 
-// sweep cuts the connections whose requests have been canceled.
+// sweep cuts the connections whose requests have been canceled, or wait for
+// their header for too long.
 func (h *host) sweep() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	now := int64(time.Since(h.t.born))
 	for c := h.active; c != nil; c = c.next {
-		if !c.swept && c.ctx.Err() != nil {
+		if !c.swept && (c.ctx.Err() != nil || c.strike(now)) {
 			c.swept = true
 			c.cut()
 		}
 	}
-	if h.active != nil {
+	if h.sweeping = h.active != nil; h.sweeping {
 		h.sweeper.Reset(h.t.o.Sweep)
 	}
 }

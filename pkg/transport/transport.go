@@ -19,7 +19,8 @@
 // Buffers are pooled per Transport and belong to a request from RoundTrip to
 // the end of its answer's body; none of them can be reached from outside.
 // Response.Header, its values and Response.Trailer are the caller's to keep
-// and to change. Values of one answer share one string.
+// and to change. Values of one answer share one string. RoundTripInto puts an
+// answer into memory that the caller uses again.
 package transport
 
 import (
@@ -29,6 +30,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -65,8 +67,9 @@ type Options struct {
 
 	// Sweep trades promptness for cost: contexts are looked at this often
 	// instead of being watched, which saves half a microsecond and five
-	// allocations per request. Deadlines are still met exactly. 0: contexts
-	// are watched, and cancellation takes effect at once.
+	// allocations per request. Contexts' deadlines are still met exactly, and
+	// those of RoundTripInto too unless they are far away. 0: contexts are
+	// watched, and cancellation takes effect at once.
 	Sweep time.Duration
 
 	// Fallback serves requests that this transport does not. Nil: they fail
@@ -77,7 +80,8 @@ type Options struct {
 // Transport is an http.RoundTripper. It is safe for concurrent use. Make one
 // with New; it needs no closing beyond CloseIdleConnections.
 type Transport struct {
-	o Options
+	o    Options
+	born time.Time // with a monotonic reading
 
 	mu    sync.RWMutex
 	hosts [2]map[string]*host // by address; [1]: TLS
@@ -126,7 +130,7 @@ func New(o Options) *Transport {
 	if o.MaxResponseHeader <= 0 {
 		o.MaxResponseHeader = defaultMaxHeader
 	}
-	t := &Transport{o: o}
+	t := &Transport{o: o, born: time.Now()}
 	t.hosts[0], t.hosts[1] = map[string]*host{}, map[string]*host{}
 	t.readBuffers.New = func() any { return new([readBufferSize]byte) }
 	t.writeBuffers.New = func() any { return new([writeBufferSize]byte) }
@@ -162,6 +166,49 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	ctx := req.Context()
 	e := exchange{t: t, req: req, ctx: ctx, trace: httptrace.ContextClientTrace(ctx)}
+	return t.roundTrip(&e)
+}
+
+// Memory is where RoundTripInto puts an answer. The zero value is ready to be
+// used; it must not be copied.
+type Memory struct {
+	// Interim is told of 1xx answers before the final one, in the goroutine
+	// that makes the round trip. The header must not be kept. It may be nil.
+	Interim func(code int, header textproto.MIMEHeader) error
+
+	answer response
+	header http.Header
+}
+
+// Clear forgets the answer. It is called before the memory is used again, when
+// nobody uses the answer any more: neither its body, whose end or Close has
+// been seen, nor its header with the slices in it. Strings may be kept.
+func (m *Memory) Clear() {
+	clear(m.header)
+	m.answer = response{}
+}
+
+// Plain reports whether a request is one for RoundTripInto: over http, without
+// a body, and with nothing in it that would need the fallback.
+func (t *Transport) Plain(req *http.Request) bool {
+	return (req.Body == nil || req.Body == http.NoBody) && req.URL != nil && req.URL.Scheme == "http" && t.serves(req)
+}
+
+// RoundTripInto makes the round trip of a Plain request and puts the answer
+// into m, which has been cleared. Nothing of the request is used once the
+// answer's body has ended, or after an error. Traces of the request's context
+// are not called.
+//
+// Where the header has not come at the time by, unless that is zero, it fails
+// with context.DeadlineExceeded. A time that is many sweeps away may be missed
+// by one of them; it costs nothing.
+func (t *Transport) RoundTripInto(req *http.Request, m *Memory, by time.Time) (*http.Response, error) {
+	e := exchange{t: t, req: req, ctx: req.Context(), m: m, by: by}
+	return t.roundTrip(&e)
+}
+
+func (t *Transport) roundTrip(e *exchange) (*http.Response, error) {
+	req, ctx := e.req, e.ctx
 	if err := e.prepare(); err != nil {
 		e.closeBody()
 		return nil, err
@@ -176,7 +223,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			e.closeBody()
 			return nil, context.Cause(ctx)
 		}
-		c, err := t.connection(ctx, addr, secure, fresh, e.trace)
+		c, err := t.connection(ctx, e.by, addr, secure, fresh, e.trace)
 		if err == errHTTP2 {
 			return t.fallback(req)
 		}

@@ -1,0 +1,173 @@
+package transport_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/textproto"
+	"testing"
+	"time"
+
+	"github.com/proconsul/proconsul/pkg/transport"
+)
+
+// sweeps are how a header's time is kept: on the socket, on the socket because
+// the time is too near for the sweeper, and by the sweeper.
+var sweeps = map[string]time.Duration{"watched": 0, "near": 50 * time.Millisecond, "swept": 2 * time.Millisecond}
+
+// A header that has not come by its time is a timeout, and the connection is
+// not used again.
+func TestHeaderInTime(t *testing.T) {
+	for name, sweep := range sweeps {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, func(c net.Conn, r *bufio.Reader, n int) {
+				if _, err := http.ReadRequest(r); err == nil && n > 0 {
+					_, _ = io.WriteString(c, ok("ok"))
+				}
+				_, _ = r.ReadByte() // until the client closes
+			})
+			tr := client(t, transport.Options{Sweep: sweep})
+			var m transport.Memory
+			req := request(t, "GET", s.url, nil)
+			start := time.Now()
+			if _, err := tr.RoundTripInto(req, &m, start.Add(100*time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("got error %v, want that the time is over", err)
+			}
+			if took := time.Since(start); took < 100*time.Millisecond {
+				t.Errorf("it was over after %v", took)
+			}
+			m.Clear()
+			resp, err := tr.RoundTripInto(req, &m, time.Now().Add(time.Minute))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil || s.accepted() != 2 {
+				t.Errorf("got %q, %v on connection %d", b, err, s.accepted())
+			}
+		})
+	}
+}
+
+// The time is the header's: the body may take longer, and so may the next
+// request on the same connection.
+func TestBodyAfterTheHeadersTime(t *testing.T) {
+	for name, sweep := range sweeps {
+		t.Run(name, func(t *testing.T) {
+			over := make(chan struct{})
+			s := serve(t, func(c net.Conn, r *bufio.Reader, _ int) {
+				for {
+					if _, err := http.ReadRequest(r); err != nil {
+						return
+					}
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+					<-over
+					_, _ = io.WriteString(c, "ok")
+				}
+			})
+			tr := client(t, transport.Options{Sweep: sweep})
+			var m transport.Memory
+			by := time.Now().Add(200 * time.Millisecond)
+			for range 2 {
+				resp, err := tr.RoundTripInto(request(t, "GET", s.url, nil), &m, by)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if by.IsZero() { // the second
+					if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil {
+						t.Errorf("got %q, %v", b, err)
+					}
+					break
+				}
+				if n := resp.Body.(interface{ Buffered() int }).Buffered(); n != 0 {
+					t.Errorf("%d bytes are said to be there", n)
+				}
+				time.AfterFunc(time.Until(by)+50*time.Millisecond, func() { close(over) })
+				if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil {
+					t.Errorf("got %q, %v", b, err)
+				}
+				m.Clear()
+				by = time.Time{}
+			}
+			if s.accepted() != 1 {
+				t.Errorf("%d connections, want one", s.accepted())
+			}
+		})
+	}
+}
+
+// Interim answers are told before the final one, and leave nothing in it.
+func TestInterimInto(t *testing.T) {
+	s := answers(t, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"+ok("ok"))
+	tr := client(t, transport.Options{Sweep: time.Second})
+	var got []int
+	m := transport.Memory{}
+	m.Interim = func(code int, h textproto.MIMEHeader) error {
+		if link := h.Get("Link"); (link != "") != (code == 103) {
+			t.Errorf("%d has the link %q", code, link)
+		}
+		got = append(got, code)
+		return nil
+	}
+	resp, err := tr.RoundTripInto(request(t, "GET", s.url, nil), &m, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil || len(got) != 2 || resp.Header.Get("Link") != "" {
+		t.Errorf("got %q, %v, interim %v, header %v", b, err, got, resp.Header)
+	}
+}
+
+// What is Plain is served without the fallback; a body or an upgrade is not.
+func TestPlain(t *testing.T) {
+	tr := client(t, transport.Options{})
+	upgrade := request(t, "GET", "http://h/", nil)
+	upgrade.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}
+	for _, tt := range []struct {
+		name string
+		req  *http.Request
+		want bool
+	}{
+		{"get", request(t, "GET", "http://h/", nil), true},
+		{"https", request(t, "GET", "https://h/", nil), false},
+		{"body", request(t, "POST", "http://h/", http.MaxBytesReader(nil, http.NoBody, 1)), false},
+		{"upgrade", upgrade, false},
+		{"zone", request(t, "GET", "http://[fe80::1%25eth0]/", nil), false},
+	} {
+		if got := tr.Plain(tt.req); got != tt.want {
+			t.Errorf("%s: got %v", tt.name, got)
+		}
+	}
+}
+
+// Memory that is used again is all that an answer needs.
+func TestIntoAllocatesNothing(t *testing.T) {
+	if raceEnabled() {
+		t.Log("the race detector makes its own")
+		return
+	}
+	s := echoes(t, "HTTP/1.1 200 OK\r\nServer: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\nok", 0)
+	tr := client(t, transport.Options{Sweep: 50 * time.Millisecond})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", s.url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m transport.Memory
+	buf := make([]byte, 10)
+	if got := testing.AllocsPerRun(500, func() {
+		m.Clear()
+		resp, err := tr.RoundTripInto(req, &m, time.Now().Add(time.Minute))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := resp.Body.Read(buf); n != 2 || err != io.EOF || resp.Header.Get("Server") != "x" {
+			t.Fatal(n, err, resp.Header)
+		}
+	}); got != 0 {
+		t.Errorf("a round trip makes %v allocations, want none", got)
+	}
+}
