@@ -57,9 +57,6 @@ func (s shape) text(backend string) string {
 }
 
 func (s shape) engine() string {
-	if s.listener == "std" {
-		return ""
-	}
 	return ", engine: " + s.listener
 }
 
@@ -226,6 +223,8 @@ func TestAllocations(t *testing.T) {
 	}{
 		{shape{name: "plain", listener: "std", upstream: "fast"}, 26, 4},
 		{shape{name: "full", listener: "std", upstream: "fast", breaker: "direct", full: true}, 34, 10},
+		{shape{name: "plain, fast", listener: "fast", upstream: "fast"}, 6, 4},
+		{shape{name: "full, fast", listener: "fast", upstream: "fast", breaker: "direct", full: true}, 14, 10},
 	} {
 		a := tt.start(t)
 		c := newCaller(t, a.Addr(""), "/service0/42", 0)
@@ -305,16 +304,20 @@ func BenchmarkRequest(b *testing.B) {
 	for _, s := range []shape{
 		{name: "plain", listener: "std", upstream: "std"},
 		{name: "plain", listener: "std", upstream: "fast"},
+		{name: "plain", listener: "fast", upstream: "fast"},
 		{name: "full", listener: "std", upstream: "std", breaker: "direct", full: true},
 		{name: "full", listener: "std", upstream: "fast", breaker: "direct", full: true},
-		{name: "full command", listener: "std", upstream: "fast", breaker: "command", full: true},
-		{name: "full 1000 routes", listener: "std", upstream: "fast", breaker: "direct", full: true, routes: 1000},
+		{name: "full", listener: "fast", upstream: "fast", breaker: "direct", full: true},
+		{name: "full command", listener: "fast", upstream: "fast", breaker: "command", full: true},
+		{name: "full 1000 routes", listener: "fast", upstream: "fast", breaker: "direct", full: true, routes: 1000},
 		{name: "post 512B", listener: "std", upstream: "fast", upload: 512},
+		{name: "post 512B", listener: "fast", upstream: "fast", upload: 512},
 		{name: "post 100KiB", listener: "std", upstream: "std", upload: 100 << 10},
-		{name: "post 100KiB", listener: "std", upstream: "fast", upload: 100 << 10},
+		{name: "post 100KiB", listener: "fast", upstream: "fast", upload: 100 << 10},
 		{name: "get 10KiB", listener: "std", upstream: "fast", body: 10 << 10},
+		{name: "get 10KiB", listener: "fast", upstream: "fast", body: 10 << 10},
 		{name: "get 100KiB", listener: "std", upstream: "std", body: 100 << 10},
-		{name: "get 100KiB", listener: "std", upstream: "fast", body: 100 << 10},
+		{name: "get 100KiB", listener: "fast", upstream: "fast", body: 100 << 10},
 	} {
 		b.Run(s.name+"/"+s.listener+"-"+s.upstream, func(b *testing.B) {
 			paths := make([]string, max(s.routes, 1))

@@ -113,8 +113,8 @@ func (e *Exchange) Begin(w http.ResponseWriter, start time.Time) {
 }
 
 // Use has r released when the request has ended: the answer's header may hold
-// parts of it until then. It reports whether it will be; there is place for
-// one.
+// parts of it until then. It says that nobody will use the request's header
+// after that either. It reports whether it will be; there is place for one.
 func (e *Exchange) Use(r Releaser) bool {
 	if e.used != nil {
 		return false
@@ -129,6 +129,9 @@ func (e *Exchange) End() {
 	// A header that was not written yet is the server's to read after this.
 	if e.used != nil && e.Status != 0 {
 		e.used.Release()
+		if w, ok := e.w.(interface{ ReleaseRequest() }); ok { // pkg/front's
+			w.ReleaseRequest()
+		}
 	}
 	e.w, e.used = nil, nil
 }
