@@ -132,6 +132,16 @@ func (m *Middleware) canonicalise() {
 			s.InternalHosts[i] = strings.TrimSuffix(strings.ToLower(host), ".")
 		}
 	}
+	if v := m.Validate; v != nil {
+		for i, t := range v.ContentTypes {
+			v.ContentTypes[i] = strings.ToLower(t)
+		}
+		for i := range v.Params {
+			if p := &v.Params[i]; p.In == "header" {
+				p.Name = http.CanonicalHeaderKey(p.Name)
+			}
+		}
+	}
 	if h := m.Headers; h != nil {
 		for _, rules := range []*HeaderRules{&h.Request, &h.Response} {
 			canonicalNames(rules.Remove)

@@ -22,12 +22,10 @@ func (b *builder) checkMiddleware(path string, m Middleware) {
 	}
 	if c := m.Compress; c != nil {
 		b.codings(join(path, "compress.encodings"), c.Encodings)
+		b.mediaTypes(join(path, "compress.types"), c.Types)
 		for i, t := range c.Types {
 			p := at(join(path, "compress.types"), i)
-			front, back, ok := strings.Cut(t, "/")
 			switch {
-			case !ok || front == "*" || !token(front) || !token(back) || strings.Count(t, "*") > 1:
-				b.bad(p, t, CodeFormat, "is no media type (want text/html, text/* or application/*+json)", "")
 			case t == "text/event-stream" || strings.HasPrefix(t, "application/grpc"):
 				b.bad(p, t, CodeContradicts, "goes out message by message and is never compressed", "")
 			}
@@ -36,9 +34,22 @@ func (b *builder) checkMiddleware(path string, m Middleware) {
 	if m.Decompress != nil {
 		b.codings(join(path, "decompress.encodings"), m.Decompress.Encodings)
 	}
+	if m.Validate != nil {
+		b.checkValidate(join(path, "validate"), m.Validate)
+	}
 	if h := m.Headers; h != nil {
 		b.checkHeaders(join(path, "headers.request"), h.Request)
 		b.checkHeaders(join(path, "headers.response"), h.Response)
+	}
+}
+
+// mediaTypes checks a list of media types.
+func (b *builder) mediaTypes(path string, types []string) {
+	for i, t := range types {
+		front, back, ok := strings.Cut(t, "/")
+		if !ok || front == "*" || !token(front) || !token(back) || strings.Count(t, "*") > 1 {
+			b.bad(at(path, i), t, CodeFormat, "is no media type (want text/html, text/* or application/*+json)", "")
+		}
 	}
 }
 

@@ -39,6 +39,7 @@ const (
 	CodeCertificate  Code = "PC1040"
 	CodeExpiry       Code = "PC1041"
 	CodeKeyOpen      Code = "PC1042"
+	CodeDocument     Code = "PC1050"
 )
 
 // CodeInfo explains a code to operators.
@@ -84,5 +85,6 @@ func Codes() []CodeInfo {
 		{CodeCertificate, "certificate that cannot be used", "A certificate, key or bundle of issuers cannot be read, is not PEM, or key and certificate do not belong together.", "Check the path, the permissions, and that both files are of the same renewal; openssl x509 -in FILE -noout -text shows a certificate."},
 		{CodeExpiry, "certificate expires", "The certificate has expired, is not valid yet, or expires within two weeks.", "Renew it; a renewed file is used at once, without a reload."},
 		{CodeKeyOpen, "key that others may read", "Every user of the machine may read the private key.", "chmod o-rwx FILE."},
+		{CodeDocument, "bad schema or API description", "A JSON Schema or OpenAPI document that a route validates by cannot be read, or is not one. The line is the document's own.", "Correct the document. It may refer to other files, and to nothing on the network."},
 	}
 }

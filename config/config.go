@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/proconsul/proconsul/pkg/schema"
 )
 
 // Config is everything an operator can set. Fields tagged restart are read at
@@ -343,6 +345,7 @@ type Middleware struct {
 	Compress      *Compress      `yaml:"compress"`       // answers, for clients that accept it
 	Decompress    *Decompress    `yaml:"decompress"`     // request bodies, for instances that do not
 	IP            *IP            `yaml:"ip"`             // from where, before anybody is asked who it is
+	Validate      *Validate      `yaml:"validate"`       // what requests have to look like
 }
 
 // Auth says who may pass. Without a valid credential the answer is 401, with
@@ -517,6 +520,37 @@ type Decompress struct {
 	Encodings []string `yaml:"encodings"`                 // that are decoded; others are answered 415
 	Max       Size     `yaml:"max" min:"1KiB" max:"4GiB"` // of the plain text, then 413
 	Ratio     int      `yaml:"ratio" min:"2" max:"10000"` // how many times longer than what was sent it may be from 64KiB on, then 413
+}
+
+// Validate refuses requests that do not fit before an instance sees them. JSON
+// bodies are read to their end, within max_body, and passed on byte for byte.
+type Validate struct {
+	ContentTypes  []string `yaml:"content_types"`                      // media types that bodies may have, with one * at most; empty: JSON where there is a body_schema, else those of the document or any
+	MaxBody       Size     `yaml:"max_body" min:"1B" max:"64MiB"`      // of a body, then 413
+	MaxDepth      int      `yaml:"max_depth" min:"1" max:"1000"`       // of arrays and objects in each other
+	MaxValues     int      `yaml:"max_values" min:"1" max:"10000000"`  // in a JSON body; each costs memory while it is looked at
+	DuplicateKeys string   `yaml:"duplicate_keys" enum:"reject|allow"` // an object that has a name twice, of which readers take different ones
+	BodySchema    string   `yaml:"body_schema"`                        // JSON Schema: a file's path, or the text itself where it begins with {
+	Params        []Param  `yaml:"params"`                             // query parameters, header fields and cookies
+	OpenAPI       string   `yaml:"openapi"`                            // OpenAPI document: a file's path, or the text itself where it begins with {; what is not in it is answered 404 or 405
+
+	// Schema and API are the documents, which Load has compiled.
+	Schema *schema.JSON `yaml:"-"`
+	API    *schema.API  `yaml:"-"`
+}
+
+// Param is what a parameter of a request has to look like.
+type Param struct {
+	Name      string   `yaml:"name" required:"true"`                      // of the parameter, header field or cookie
+	In        string   `yaml:"in" enum:"query|header|cookie"`             // where it stands
+	Required  bool     `yaml:"required"`                                  // it has to be there
+	Repeat    bool     `yaml:"repeat"`                                    // it may be there more than once, and each is looked at
+	Type      string   `yaml:"type" enum:"string|integer|number|boolean"` // of the text
+	Enum      []string `yaml:"enum"`                                      // the texts that it may have
+	Pattern   string   `yaml:"pattern"`                                   // RE2, of the whole text
+	Min       string   `yaml:"min"`                                       // of a number; empty: none
+	Max       string   `yaml:"max"`                                       // of a number; empty: none
+	MaxLength int      `yaml:"max_length" min:"1" max:"65536"`            // of the text, in characters
 }
 
 // Upstream is a named way to a Consul service.

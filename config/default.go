@@ -148,6 +148,11 @@ func DefaultCompress() Compress {
 	}
 }
 
+// DefaultValidate returns what a validate section has before its keys are read.
+func DefaultValidate() Validate {
+	return Validate{MaxBody: 1 << 20, MaxDepth: 32, MaxValues: 100_000, DuplicateKeys: "reject"}
+}
+
 // DefaultJWT returns what a jwt method has before its keys are read.
 func DefaultJWT() JWTMethod {
 	return JWTMethod{Refresh: 10 * time.Minute, Cooldown: 30 * time.Second, TokenRules: defaultTokenRules()}
@@ -193,6 +198,10 @@ func elementDefault(t reflect.Type) reflect.Value {
 		v = DefaultCompress()
 	case reflect.TypeFor[Decompress]():
 		v = Decompress{Encodings: []string{"zstd", "br", "gzip"}, Max: 10 << 20, Ratio: 100}
+	case reflect.TypeFor[Validate]():
+		v = DefaultValidate()
+	case reflect.TypeFor[Param]():
+		v = Param{In: "query", Type: "string", MaxLength: 1024}
 	case reflect.TypeFor[SecureHeaders]():
 		v = DefaultSecureHeaders()
 	case reflect.TypeFor[Auth]():

@@ -69,9 +69,9 @@ func load(name string, sources []*source, o LoadOptions) (*Config, error) {
 		return nil, fmt.Errorf("decode %s: %w", name, err)
 	}
 	c.Source, c.Hash = name, hashOf(sources)
-	c.referenced = b.referenced.Sum(nil)
 	b.canonicalise(c)
 	b.check(c)
+	c.referenced = b.referenced.Sum(nil)
 	faults := b.finish()
 	if faults.Errors() > 0 {
 		return nil, faults

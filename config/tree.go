@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/proconsul/proconsul/pkg/schema"
 )
 
 // builder checks the nodes of the sources against the types of the tree and
@@ -35,7 +37,11 @@ type builder struct {
 	methods []AuthMethod // all there are, for references
 	stopped bool         // a bound was passed
 
-	referenced hash.Hash // of what ${file:...} put in
+	referenced hash.Hash // of what ${file:...} put in, and of documents
+
+	// Compiled documents that requests are validated by, by file or text.
+	schemas map[string]*schema.JSON
+	apis    map[string]*schema.API
 }
 
 // place is where a key path stands.
@@ -53,6 +59,7 @@ func newBuilder(o LoadOptions, sources []*source) *builder {
 		tree: map[string]any{}, places: map[string]place{}, names: map[string]string{},
 		meant: map[string]bool{}, unsound: map[string]bool{}, broken: map[string]bool{},
 		fields: map[reflect.Type][]field{}, referenced: sha256.New(),
+		schemas: map[string]*schema.JSON{}, apis: map[string]*schema.API{},
 	}
 }
 

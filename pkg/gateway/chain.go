@@ -21,6 +21,8 @@ import (
 	"github.com/proconsul/proconsul/pkg/middleware/requestid"
 	"github.com/proconsul/proconsul/pkg/middleware/secureheaders"
 	"github.com/proconsul/proconsul/pkg/middleware/tracing"
+	"github.com/proconsul/proconsul/pkg/middleware/validate"
+	"github.com/proconsul/proconsul/pkg/proxy"
 )
 
 // step is one place in every route's chain. build returns nil where the route
@@ -155,6 +157,17 @@ func steps() []step {
 			text, refusal := decompress.Peek(*b.settings.Decompress, q.r)
 			return Step{Text: text, Refusal: refusal}
 		}},
+		// Inside decompress, which makes bodies readable, and next to the
+		// instance: nothing changes what was found to fit.
+		{"validate", func(b buildInput) (middleware.Middleware, error) {
+			if b.settings.Validate == nil {
+				return nil, nil
+			}
+			return validate.New(*b.settings.Validate, b.path)
+		}, func(b buildInput, q *asked) Step {
+			text, refusal := validate.Peek(*b.settings.Validate, b.path, q.r)
+			return Step{Text: text, Refusal: refusal}
+		}},
 	}
 }
 
@@ -181,6 +194,11 @@ func (b buildInput) headers() (middleware.Middleware, error) {
 		return nil, nil
 	}
 	return headers.New(*h)
+}
+
+// path returns what an instance sees for the path of a client.
+func (b buildInput) path(escaped string) string {
+	return proxy.RewritePath(escaped, b.route.Upstream.Strip, b.route.Upstream.Prepend)
 }
 
 func (b buildInput) names() (route, upstream string) {
