@@ -17,6 +17,7 @@ import (
 
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/app"
+	"github.com/proconsul/proconsul/pkg/systemd"
 )
 
 // configFlags say where the configuration comes from.
@@ -72,8 +73,18 @@ func (f *configFlags) reread() (*config.Config, error) {
 		}
 		lines = append(lines, line)
 	}
-	return nil, errors.New(strings.Join(lines, "; "))
+	return nil, refusal{strings.Join(lines, "; "), fs}
 }
+
+// refusal is an error that names every fault in a line, for logs, and keeps
+// them apart for pages.
+type refusal struct {
+	text   string
+	faults *config.Faults
+}
+
+func (r refusal) Error() string { return r.text }
+func (r refusal) Unwrap() error { return r.faults }
 
 // read reads the configuration.
 func (f *configFlags) read() (*config.Config, error) {
@@ -150,6 +161,7 @@ configuration, reloads; a configuration that is not valid changes nothing.`,
 				Load:      from.reread,
 				Parse:     from.parse,
 				Watch:     from.watcher(watch),
+				Notifier:  systemd.FromEnvironment(os.Getenv, os.Getpid()),
 			})
 			if err != nil {
 				return err

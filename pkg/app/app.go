@@ -30,6 +30,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
 	"github.com/proconsul/proconsul/pkg/problem"
+	"github.com/proconsul/proconsul/pkg/systemd"
 	"github.com/proconsul/proconsul/pkg/tracing"
 )
 
@@ -61,6 +62,10 @@ type Options struct {
 	// with what says so (file, signal), until the context ends; nil: nobody
 	// watches.
 	Watch func(ctx context.Context, changed func(source string)) error
+
+	// Notifier tells the service manager how the app is; nil:
+	// none.
+	Notifier *systemd.Notifier
 }
 
 // Event is something that happened to the gateway or to what it watches.
@@ -359,6 +364,9 @@ func (a *App) Run(ctx context.Context) (err error) {
 	if a.registrar != nil {
 		serving.run("registrar", a.register)
 	}
+	if a.options.Notifier != nil {
+		serving.run("service manager", a.tellManager)
+	}
 	if a.options.Watch != nil {
 		serving.run("config watch", func(ctx context.Context) error {
 			return a.options.Watch(ctx, func(source string) { _ = a.Reload(source) }) // it has logged what it refused
@@ -380,6 +388,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 func (a *App) goDown(serving *group) error {
 	cfg := a.current.Load().config
 	a.draining.Store(true)
+	a.managerTold(a.options.Notifier.Stopping())
 	a.log.Info("draining", "delay", cfg.Shutdown.Delay.String(), "grace", cfg.Shutdown.Grace.String())
 	err := serving.stop() // deregisters
 	if a.parts.ctx.Err() == nil {
@@ -458,6 +467,8 @@ func (a *App) Reload(source string) error {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
 	old := a.current.Load()
+	a.managerTold(a.options.Notifier.Reloading())
+	defer func() { a.managerTold(a.options.Notifier.Ready(a.summary())) }()
 	if a.options.Load == nil {
 		return errors.New("this gateway was not started from a file: there is nothing to reload")
 	}

@@ -19,7 +19,7 @@ const module = "github.com/proconsul/proconsul/"
 // floors is the floor plan of ARCHITECTURE.md: what each package may import of
 // ours. "pkg/middleware/*" stands for every single middleware.
 var floors = map[string][]string{
-	"cmd/proconsul":             {"pkg/app", "pkg/identity", "pkg/demo", "config", "pkg/admin", "pkg/admin/client"},
+	"cmd/proconsul":             {"pkg/app", "pkg/identity", "pkg/demo", "config", "pkg/admin", "pkg/admin/client", "pkg/systemd"},
 	"cmd/echo":                  {"pkg/echo", "consul"},
 	"api":                       {},
 	"pkg/demo":                  {"pkg/app", "pkg/echo", "config", "consul", "consul/devcatalog"},
@@ -58,6 +58,7 @@ var floors = map[string][]string{
 	"pkg/parts":                 {"pkg/admin"},
 	"pkg/chaos":                 {},
 	"pkg/browser":               {},
+	"pkg/systemd":               {},
 	"tools/bench":               {},
 }
 

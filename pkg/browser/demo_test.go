@@ -160,7 +160,8 @@ func TestANewOperatorSeesWhatHappened(t *testing.T) {
 
 	b.keys("x")
 	b.until("the explain panel", "document.activeElement.id === 'x-url'")
-	b.keys("/api/orders/42\r")
+	b.fill("#x-url", "/api/orders/42")
+	b.keys("\r")
 	b.shows("#x-result", "proxied", "orders-2", "strip /api/orders", "no request was sent")
 	b.picture("explain-dark")
 	b.dark(false)
