@@ -27,6 +27,7 @@ type Latency struct {
 // may go uncounted.
 type histogram struct {
 	slots [slotCount]slot
+	past  past // guarded by Pool.mu
 }
 
 type slot struct {
@@ -60,48 +61,83 @@ func (h *histogram) record(now, latency time.Duration) {
 	}
 }
 
-// over sums up the last slots, of which the running one is the first, for a
-// member that has existed for age.
-func (h *histogram) over(now, age time.Duration, slots int) Latency {
-	l := Latency{Window: min(age, time.Duration(slots-1)*slotWidth+now%slotWidth)}
-	var counts [buckets]uint64
-	var measured uint64
-	newest := int64(now/slotWidth) + 1
-	for i := range h.slots {
-		s := &h.slots[i]
-		if at := s.number.Load(); at <= newest-int64(slots) || at > newest {
-			continue
-		}
-		l.Requests += s.total.Load()
-		for b := range s.counts {
-			n := uint64(s.counts[b].Load())
-			counts[b] += n
-			measured += n
-		}
-	}
-	// A second at least, or the first request of all would be a high rate.
-	l.Rate = float64(l.Requests) / max(l.Window, time.Second).Seconds()
-	l.P50 = percentile(&counts, measured, 50)
-	l.P95 = percentile(&counts, measured, 95)
-	l.P99 = percentile(&counts, measured, 99)
-	return l
+// past is the sum of the slots before the running one, kept from one look to
+// the next: a page looks every second and a slot lasts five.
+type past struct {
+	number         int64 // of the slot that was running; 0: never looked
+	recent, minute tallied
 }
 
-func percentile(counts *[buckets]uint64, measured, percent uint64) time.Duration {
-	if measured == 0 {
-		return 0
+// tallied are requests by latency.
+type tallied struct {
+	total  uint64
+	counts [buckets]uint32
+}
+
+func (t *tallied) add(s *slot) {
+	t.total += s.total.Load()
+	for b := range s.counts {
+		t.counts[b] += s.counts[b].Load()
 	}
-	rank := (measured*percent + 99) / 100 // the rank-th smallest, from 1
-	var below uint64
-	for b, n := range counts {
-		if below+n >= rank {
-			low, width := bucketAt(b)
-			within := (float64(rank-below) - 0.5) / float64(n)
-			return low + time.Duration(within*float64(width))
+}
+
+// sums returns what happened in the running slot and the ten seconds, and the
+// minute, before it, for a member that has existed for age. One goroutine may
+// call it at a time.
+func (h *histogram) sums(now, age time.Duration) (short, long Latency) {
+	newest := int64(now/slotWidth) + 1
+	if h.past.number != newest {
+		h.past = past{number: newest}
+		for i := range h.slots {
+			s := &h.slots[i]
+			at := s.number.Load()
+			if at < newest && at > newest-slotCount {
+				h.past.minute.add(s)
+			}
+			if at < newest && at > newest-recent {
+				h.past.recent.add(s)
+			}
 		}
-		below += n
 	}
-	return 0
+	few, many := h.past.recent, h.past.minute
+	if s := &h.slots[newest%slotCount]; s.number.Load() == newest {
+		var running tallied
+		running.add(s)
+		few.total, many.total = few.total+running.total, many.total+running.total
+		for b, n := range running.counts {
+			few.counts[b] += n
+			many.counts[b] += n
+		}
+	}
+	window := func(slots int) time.Duration { return min(age, time.Duration(slots-1)*slotWidth+now%slotWidth) }
+	return few.latency(window(recent)), many.latency(window(slotCount))
+}
+
+func (t *tallied) latency(window time.Duration) Latency {
+	l := Latency{Window: window, Requests: t.total}
+	// A second at least, or the first request of all would be a high rate.
+	l.Rate = float64(l.Requests) / max(window, time.Second).Seconds()
+	var measured uint64
+	for _, n := range t.counts {
+		measured += uint64(n)
+	}
+	if measured == 0 {
+		return l
+	}
+	// The rank-th smallest, from 1, for each of the three in one go.
+	ranks := [...]uint64{(measured*50 + 99) / 100, (measured*95 + 99) / 100, (measured*99 + 99) / 100}
+	found := [...]*time.Duration{&l.P50, &l.P95, &l.P99}
+	below, next := uint64(0), 0
+	for b, n := range t.counts {
+		for next < len(ranks) && below+uint64(n) >= ranks[next] {
+			low, width := bucketAt(b)
+			within := (float64(ranks[next]-below) - 0.5) / float64(n)
+			*found[next] = low + time.Duration(within*float64(width))
+			next++
+		}
+		below += uint64(n)
+	}
+	return l
 }
 
 func bucketOf(d time.Duration) int {

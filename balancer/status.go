@@ -124,8 +124,7 @@ func (p *Pool) status(m *Member, now time.Duration) MemberStatus {
 		s.Results[r] = m.results[r].Load()
 	}
 	if h := m.latency.Load(); h != nil {
-		s.Recent = h.over(now, now-m.joined, recent)
-		s.Minute = h.over(now, now-m.joined, slotCount)
+		s.Recent, s.Minute = h.sums(now, now-m.joined)
 	}
 	return s
 }

@@ -35,12 +35,13 @@ type stream struct {
 	epoch     string // tells this process's frames from those of one before
 	seq       uint64
 	made      time.Time
-	rows      map[string][]byte         // upstreams and routes, as they were sent, by key
-	instances map[string]*instanceFrame // by key
-	lists     map[string][]byte         // as they were sent, by name
-	seen      uint64                    // newest event that was sent
-	status    Status                    // that the newest frame was made of
-	whole     []byte                    // the newest frame as a snapshot, made when asked for
+	rows      map[string][]byte                    // upstreams and routes, as they were sent, by key
+	instances map[string]map[string]*instanceFrame // by upstream and id
+	size      int                                  // of the last frame
+	lists     map[string][]byte                    // as they were sent, by name
+	seen      uint64                               // newest event that was sent
+	status    Status                               // that the newest frame was made of
+	whole     []byte                               // the newest frame as a snapshot, made when asked for
 	frames    [keptFrames]frame
 }
 
@@ -52,7 +53,7 @@ type frame struct {
 func newStream(read func() Status, events *Events) *stream {
 	return &stream{
 		read: read, events: events, epoch: strconv.FormatInt(time.Now().UnixNano(), 36),
-		instances: map[string]*instanceFrame{}, lists: map[string][]byte{},
+		instances: map[string]map[string]*instanceFrame{}, lists: map[string][]byte{},
 	}
 }
 
@@ -85,7 +86,7 @@ type upstreamRow struct {
 
 // instanceFrame is what the frame before said of an instance.
 type instanceFrame struct {
-	Instance
+	was    *Instance
 	prefix []byte // how its live rows begin
 	seq    uint64 // of the newest frame that has it
 }
@@ -129,6 +130,7 @@ func (s *stream) advance(now time.Time) {
 	seq := s.seq + 1
 	rows := make(map[string][]byte, len(s.rows))
 	var upstreams, instances, live, routes, events list
+	live.b = make([]byte, 0, s.size)
 	add := func(key string, v any, to *list) {
 		b, err := json.Marshal(v)
 		if err != nil {
@@ -141,12 +143,16 @@ func (s *stream) advance(now time.Time) {
 	}
 	for _, u := range status.Upstreams {
 		add("u/"+u.Name, upstreamRow{Upstream: u}, &upstreams)
+		known := s.instances[u.Name]
+		if known == nil {
+			known = map[string]*instanceFrame{}
+			s.instances[u.Name] = known
+		}
 		for i := range u.Instances {
 			in := &u.Instances[i]
-			key := "i/" + u.Name + "/" + in.ID
-			old := s.instances[key]
+			old := known[in.ID]
 			switch {
-			case old == nil || !sameRegistration(&old.Instance, in):
+			case old == nil || !sameRegistration(old.was, in):
 				b, err := json.Marshal(instanceRow{u.Name, *in})
 				if err != nil {
 					continue
@@ -157,13 +163,13 @@ func (s *stream) advance(now time.Time) {
 						Upstream string `json:"upstream"`
 						ID       string `json:"id"`
 					}{u.Name, in.ID})}
-					s.instances[key] = old
+					known[in.ID] = old
 				}
-			case !sameLive(&old.Instance, in):
+			case !sameLive(old.was, in):
 				live.begin()
-				live.b = appendLive(append(live.b, old.prefix[:len(old.prefix)-1]...), in)
+				live.b = appendLive(append(live.b, old.prefix[:len(old.prefix)-1]...), old.was, in)
 			}
-			old.Instance, old.seq = *in, seq
+			old.was, old.seq = in, seq // every status has instances of its own
 		}
 	}
 	for _, r := range status.Routes {
@@ -175,10 +181,15 @@ func (s *stream) advance(now time.Time) {
 			gone = append(gone, key)
 		}
 	}
-	for key, in := range s.instances {
-		if in.seq != seq {
-			gone = append(gone, key)
-			delete(s.instances, key)
+	for name, known := range s.instances {
+		for id, in := range known {
+			if in.seq != seq {
+				gone = append(gone, "i/"+name+"/"+id)
+				delete(known, id)
+			}
+		}
+		if len(known) == 0 {
+			delete(s.instances, name)
 		}
 	}
 	slices.Sort(gone)
@@ -186,7 +197,8 @@ func (s *stream) advance(now time.Time) {
 		events.add(encode(e))
 		s.seen = e.Seq
 	}
-	b := append([]byte(`{"seq":`), strconv.FormatUint(seq, 10)...)
+	b := append(make([]byte, 0, len(live.b)+len(live.b)/8+s.size/8), `{"seq":`...)
+	b = strconv.AppendUint(b, seq, 10)
 	b = append(append(b, `,"head":`...), encode(head{status.Replica, status.Config, status.Consul, status.Redis, status.TLS, status.Traffic})...)
 	b = upstreams.appendTo(b, "upstreams")
 	b = instances.appendTo(b, "instances")
@@ -205,6 +217,7 @@ func (s *stream) advance(now time.Time) {
 		}
 	}
 	b = append(b, '}')
+	s.size = len(b)
 
 	status.Events = s.events.Since(0, pageEvents) // none that a later frame would leave out
 	s.seq, s.made, s.rows, s.status, s.whole = seq, now, rows, status, nil
@@ -250,47 +263,63 @@ func sameLive(a, b *Instance) bool {
 		a.EjectedUntil.Equal(b.EjectedUntil) && a.EjectedFor == b.EjectedFor
 }
 
-// appendLive appends everything that sameLive compares, under the names of
+// appendLive appends what sameLive finds different, under the names of
 // Instance, and the end of the object. What Instance leaves out where it is
 // empty is empty here, for a viewer that has an older value.
-func appendLive(b []byte, in *Instance) []byte {
+func appendLive(b []byte, was, in *Instance) []byte {
 	name := func(n string) { b = append(append(append(b, `,"`...), n...), `":`...) }
-	name("state")
-	b = appendString(b, in.State)
-	name("usable")
-	b = strconv.AppendBool(b, in.Usable)
-	name("effective_weight")
-	b = strconv.AppendFloat(b, in.EffectiveWeight, 'f', -1, 64)
-	name("share")
-	b = strconv.AppendFloat(b, in.Share, 'f', -1, 64)
-	name("in_flight")
-	b = strconv.AppendInt(b, in.InFlight, 10)
-	name("requests")
-	b = strconv.AppendUint(b, in.Requests, 10)
-	name("failures")
-	b = strconv.AppendUint(b, in.Failures, 10)
-	name("failed")
-	if len(in.Failed) == 0 {
-		b = append(b, `[]`...)
-	} else {
-		b = append(b, encode(in.Failed)...)
+	float := func(n string, was, is float64) {
+		if was != is {
+			name(n)
+			b = strconv.AppendFloat(b, is, 'f', -1, 64)
+		}
 	}
-	name("rate")
-	b = strconv.AppendFloat(b, in.Rate, 'f', -1, 64)
-	name("ramp")
-	b = strconv.AppendFloat(b, in.Ramp, 'f', -1, 64)
-	b = append(b, `,"latency":{"p50_ms":`...)
-	b = append(in.Latency.P50.appendTo(b), `,"p95_ms":`...)
-	b = append(in.Latency.P95.appendTo(b), `,"p99_ms":`...)
-	b = append(in.Latency.P99.appendTo(b), '}')
-	name("ejected_until")
-	if in.EjectedUntil.IsZero() {
-		b = append(b, `""`...)
-	} else {
-		b = append(in.EjectedUntil.AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
+	text := func(n, was, is string) {
+		if was != is {
+			name(n)
+			b = appendString(b, is)
+		}
 	}
-	name("ejected_for")
-	b = appendString(b, in.EjectedFor)
+	count := func(n string, was, is uint64) {
+		if was != is {
+			name(n)
+			b = strconv.AppendUint(b, is, 10)
+		}
+	}
+	text("state", was.State, in.State)
+	if was.Usable != in.Usable {
+		name("usable")
+		b = strconv.AppendBool(b, in.Usable)
+	}
+	float("effective_weight", was.EffectiveWeight, in.EffectiveWeight)
+	float("share", was.Share, in.Share)
+	if was.InFlight != in.InFlight {
+		name("in_flight")
+		b = strconv.AppendInt(b, in.InFlight, 10)
+	}
+	count("requests", was.Requests, in.Requests)
+	count("failures", was.Failures, in.Failures)
+	if !slices.Equal(was.Failed, in.Failed) {
+		name("failed")
+		b = append(b, encode(orEmpty(in.Failed))...)
+	}
+	float("rate", was.Rate, in.Rate)
+	float("ramp", was.Ramp, in.Ramp)
+	if was.Latency != in.Latency {
+		b = append(b, `,"latency":{"p50_ms":`...)
+		b = append(in.Latency.P50.appendTo(b), `,"p95_ms":`...)
+		b = append(in.Latency.P95.appendTo(b), `,"p99_ms":`...)
+		b = append(in.Latency.P99.appendTo(b), '}')
+	}
+	if !was.EjectedUntil.Equal(in.EjectedUntil) {
+		name("ejected_until")
+		if in.EjectedUntil.IsZero() {
+			b = append(b, `""`...)
+		} else {
+			b = append(in.EjectedUntil.AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
+		}
+	}
+	text("ejected_for", was.EjectedFor, in.EjectedFor)
 	return append(b, '}')
 }
 

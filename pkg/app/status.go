@@ -123,7 +123,7 @@ func (a *App) upstreamStatus(up *upstream) (admin.Upstream, []admin.Rejected) {
 		Retries: up.fates.retries.Load(), Rescued: up.fates.rescued.Load(),
 		Breaker:   breakerStatus(b),
 		Stats:     statsOf(a.metrics.Upstream(up.config.Name).Stats()),
-		Instances: []admin.Instance{},
+		Instances: make([]admin.Instance, 0, len(members)),
 	}
 	var rejected []admin.Rejected
 	if up.query != (discovery.Query{}) {

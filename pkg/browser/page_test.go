@@ -256,17 +256,17 @@ func TestHostileTextStaysText(t *testing.T) {
 		}
 		s.consul.Put(path, string(text))
 	}
-	// The one is shown with all its text, the other as refused.
-	put("/v1/agent/service/register", map[string]any{"Name": "echo", "ID": hostile, "Port": 1})
-	put("/v1/agent/service/register", map[string]any{"Name": "echo", "ID": "evil", "Port": s.echoes[0].Port, "Address": "127.0.0.1",
+	// The one is refused, because its address is another's; the other is shown.
+	put("/v1/agent/service/register", map[string]any{"Name": "echo", "ID": hostile, "Port": s.echoes[0].Port, "Address": "127.0.0.1"})
+	put("/v1/agent/service/register", map[string]any{"Name": "echo", "ID": "evil", "Port": 1, "Address": "127.0.0.1",
 		"Tags": []string{hostile}, "Meta": map[string]string{"version": hostile, "zone": hostile},
 		"Checks": []map[string]any{{"CheckID": "hostile", "Name": hostile, "TTL": "1h", "Status": "critical"}}})
 	put("/v1/agent/check/update/hostile", map[string]any{"Status": "critical", "Output": hostile})
 	b := s.page(t, 1280, 900)
 	b.until("it is there", `document.querySelectorAll("details.inst").length === 4`)
 	js[any](b, `document.querySelectorAll("details.inst").forEach(d => { d.open = true })`)
-	b.until("its tags are shown", `[...document.querySelectorAll(".more .tags")].some(e => e.innerText.includes("<script>alert(1)</script>"))`)
-	b.until("and its check's output", `[...document.querySelectorAll(".inst .why")].some(e => e.innerText.includes("<img src=x onerror=alert(2)>"))`)
+	b.until("its tags are shown", `[...document.querySelectorAll(".more .tags")].some(e => e.textContent.includes("<script>alert(1)</script>"))`)
+	b.until("and its check's output", `[...document.querySelectorAll(".inst .why")].some(e => e.textContent.includes("<img src=x onerror=alert(2)>"))`)
 	js[any](b, "location.hash = '#/rejected'")
 	b.shows("#rejected-list", "<script>alert(1)</script>")
 	for _, hash := range []string{"#/services/echo/%3Cimg%20src%3Dx%20onerror%3Dalert(3)%3E", "#/routes/%22%3E%3Cscript%3Ealert(4)%3C%2Fscript%3E"} {
