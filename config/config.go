@@ -34,6 +34,7 @@ type Config struct {
 	Upstreams    []Upstream   `yaml:"upstreams"`                  // services that need other settings than the defaults
 	Routes       []Route      `yaml:"routes"`                     // which requests go where
 	AccessLog    AccessLog    `yaml:"access_log"`                 // one line per request
+	Metrics      Metrics      `yaml:"metrics" restart:"yes"`      // what a scrape shows
 	Tracing      Tracing      `yaml:"tracing"`                    // spans of requests, for OpenTelemetry
 	Log          Log          `yaml:"log" restart:"yes"`          // the gateway's own log
 	Shutdown     Shutdown     `yaml:"shutdown"`                   // the order of going down
@@ -697,6 +698,12 @@ type AccessLogFilter struct {
 	Status      []string      `yaml:"status"`                // "404", or a range as "400-499"
 	MinDuration time.Duration `yaml:"min_duration" max:"1h"` // took at least this long; 0: does not count
 	Retried     bool          `yaml:"retried"`               // more than one instance was tried
+}
+
+// Metrics are what the admin listener's /metrics shows.
+type Metrics struct {
+	NativeHistograms bool `yaml:"native_histograms"`                  // beside the classic ones, for scrapers that ask for protobuf
+	MaxSeries        int  `yaml:"max_series" min:"100" max:"1000000"` // label sets of one metric; what comes after shares __overflow__
 }
 
 // Tracing sends spans of requests and of their tries to a collector, over HTTP

@@ -31,6 +31,7 @@ func Default() *Config {
 		Redis:        Redis{Mode: "single", Timeout: 50 * time.Millisecond},
 		Registration: Registration{Name: "proconsul"},
 		AccessLog:    AccessLog{Format: "json", Sample: 100, Slow: time.Second},
+		Metrics:      Metrics{MaxSeries: 10_000},
 		Tracing:      Tracing{Service: "proconsul", Ratio: 1, Parent: "trusted"},
 		Log:          Log{Level: "info", Format: "json"},
 		Shutdown:     Shutdown{Delay: 5 * time.Second, Grace: 30 * time.Second},

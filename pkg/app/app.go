@@ -137,7 +137,7 @@ func New(cfg *config.Config, o Options) (_ *App, err error) {
 	}
 	a.served = cfg.Listen
 	a.events = admin.NewEvents(eventsKept)
-	a.metrics = metrics.New(metrics.Options{Version: o.Version, Reasons: reasons(), Log: a.log})
+	a.metrics = metrics.New(metrics.Options{Version: o.Version, Reasons: reasons(), Log: a.log, NativeHistograms: cfg.Metrics.NativeHistograms, MaxSeries: cfg.Metrics.MaxSeries})
 	a.catalog = discovery.NewCatalog()
 	a.keys = identity.NewKeys(a.log.With("component", "identity"), nil)
 	if err := a.openConsul(cfg); err != nil {

@@ -76,6 +76,10 @@ type Request struct {
 	BytesOut int64
 	Reason   string // of an answer that the gateway made itself; empty: an instance's answer
 
+	// TraceID is that of a trace whose spans are kept, for the exemplar; empty:
+	// none.
+	TraceID string
+
 	// Overhead is what the gateway itself cost. Negative: not known.
 	Overhead time.Duration
 }
@@ -153,7 +157,7 @@ func (r *Route) End(q Request) {
 		c.Inc()
 	}
 	if h := r.histogram(classIndex(q.Status)); h != nil {
-		h.Observe(q.Duration.Seconds())
+		observe(h, q.Duration.Seconds(), q.TraceID)
 	}
 	if q.BytesIn > 0 {
 		a.in.Add(float64(q.BytesIn))
@@ -173,6 +177,15 @@ func (r *Route) End(q Request) {
 	now := time.Now()
 	a.window.add(now, q.Duration, q.Status)
 	r.m.total.add(now, q.Duration, q.Status)
+}
+
+// observe records a value, with the trace that it is an example of.
+func observe(h prometheus.Observer, v float64, trace string) {
+	if e, ok := h.(prometheus.ExemplarObserver); ok && trace != "" {
+		e.ObserveWithExemplar(v, prometheus.Labels{"trace_id": trace})
+		return
+	}
+	h.Observe(v)
 }
 
 // statusIndex folds statuses that HTTP does not define into one.

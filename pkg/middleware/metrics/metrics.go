@@ -50,6 +50,9 @@ func account(ex *middleware.Exchange, method string, returned bool) metrics.Requ
 		Reason:   string(ex.Reason),
 		Overhead: -1,
 	}
+	if t := ex.Trace; t != nil && t.Sampled {
+		q.TraceID = t.ID.String()
+	}
 	switch {
 	case ex.Hijacked || q.Status == http.StatusSwitchingProtocols:
 		// How long people keep a connection open says nothing of latency.
