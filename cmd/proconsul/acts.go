@@ -195,8 +195,9 @@ func rateLimitCommand() *cobra.Command {
 	showing := &cobra.Command{
 		Use: "show ROUTE [KEY]", Short: "Show what a caller has left", Args: cobra.RangeArgs(1, 2),
 		Long: `Shows what is left of a route's limits, and takes nothing. KEY is what the route
-tells callers apart by: an address for client_ip, the value for api_key and
-header(NAME).`,
+tells callers apart by: an address for client_ip, the value for api_key,
+header(NAME), cookie(NAME) and claim(NAME); nothing for route and all. ROUTE may
+be @upstream/NAME or @global.`,
 		Example: "  proconsul ratelimit show limited 203.0.113.9",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return show(cmd, &r, func(c *client.Client) (admin.RateLimit, error) {
@@ -233,7 +234,35 @@ header(NAME).`,
 		},
 	}
 	q.add(reset)
-	cmd.AddCommand(showing, reset)
+	var t remote
+	n := 20
+	top := &cobra.Command{
+		Use: "top", Short: "Show who is limited most, and what leases save", Args: cobra.NoArgs,
+		Long: `Shows whom this replica limited most within about an hour, and how many calls to
+Redis a decision costs. Callers are told by a hash, but where their limit says
+show_keys.`,
+		Example: "  proconsul ratelimit top -n 5",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return show(cmd, &t, func(c *client.Client) (admin.RateLimits, error) {
+				return c.TopLimits(cmd.Context(), n)
+			}, func(p *paper, l admin.RateLimits) {
+				p.printf("%d decisions, %d calls to redis (%.4f each), %d callers remembered, %d wait\n",
+					l.Decisions, l.StoreCalls, l.CallsPerDecision, l.Keys, l.Waiting)
+				var rows [][]string
+				for _, x := range l.Top {
+					denied := fmt.Sprint(x.Denied)
+					if x.Error > 0 {
+						denied = fmt.Sprintf("%d to %d", x.Denied-x.Error, x.Denied)
+					}
+					rows = append(rows, []string{printable(x.Route), printable(x.Key), denied, shortDuration(time.Since(x.Last)) + " ago"})
+				}
+				p.table([]string{"LIMIT", "WHO", "#DENIED", "#LAST"}, rows)
+			})
+		},
+	}
+	t.addOutput(top)
+	top.Flags().IntVarP(&n, "number", "n", n, "how many")
+	cmd.AddCommand(top, showing, reset)
 	return cmd
 }
 

@@ -154,6 +154,8 @@ overrides
 ratelimit show orders k
 ratelimit show orders
 ratelimit reset orders k
+ratelimit top
+ratelimit top -n 0
 plan NEXT
 plan NEXT --detailed-exitcode
 plan FILE --detailed-exitcode

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -211,6 +212,9 @@ func (a *Admin) acts(post func(pattern string, role Role, h http.HandlerFunc), g
 	}
 	if o.RateLimit != nil {
 		get("/api/v1/ratelimits", RoleViewer, a.getRateLimit)
+	}
+	if o.TopLimits != nil {
+		get("/api/v1/ratelimits/top", RoleViewer, a.getTopLimits)
 	}
 	if o.ResetRateLimit != nil {
 		post("/api/v1/ratelimits/reset", RoleOperator, a.resetRateLimit)
@@ -430,6 +434,23 @@ func (a *Admin) getRateLimit(w http.ResponseWriter, r *http.Request) {
 	}
 	left.Limits = orEmpty(left.Limits)
 	writeJSON(w, r, http.StatusOK, left)
+}
+
+// maxTop bounds how many identities one answer has.
+const maxTop = 500
+
+func (a *Admin) getTopLimits(w http.ResponseWriter, r *http.Request) {
+	n := 20
+	if text := r.URL.Query().Get("n"); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil || n < 1 || n > maxTop {
+			a.fail(w, r, "", Invalid("n: a number from 1 to %d", maxTop))
+			return
+		}
+	}
+	top := a.o.TopLimits(n)
+	top.Top = orEmpty(top.Top)
+	writeJSON(w, r, http.StatusOK, top)
 }
 
 func (a *Admin) resetRateLimit(w http.ResponseWriter, r *http.Request) {

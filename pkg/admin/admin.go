@@ -41,6 +41,7 @@ type Options struct {
 	// What viewers may ask. What is nil does not exist.
 	Explain   func(ctx context.Context, q ExplainRequest) (Explanation, error)
 	RateLimit func(ctx context.Context, route, key string) (RateLimit, error) // what key has left
+	TopLimits func(n int) RateLimits                                          // with the n identities that are limited most
 	Config    func(defaults, sources bool) ([]byte, error)                    // as YAML, with secrets masked
 	Overrides func() []Override
 	LogLevel  func() LogLevel

@@ -125,22 +125,37 @@ type Peer struct {
 	Diverged bool   `json:"diverged,omitempty"` // most others serve by another configuration; filled in by this package
 }
 
-// Limits are a route's limits and what was decided by them, since the start.
+// Limits are a route's limits, or those of an upstream or of all routes, and
+// what was decided by them, since the start.
 type Limits struct {
-	Route      string `json:"route"`
+	Route      string `json:"route"` // or @upstream/NAME, or @global
 	Limit      string `json:"limit"` // for people
 	Allowed    uint64 `json:"allowed"`
 	Limited    uint64 `json:"limited"`
 	Local      uint64 `json:"local"`       // allowed by this replica's share, without Redis
 	FailOpen   uint64 `json:"fail_open"`   // allowed without Redis
 	FailClosed uint64 `json:"fail_closed"` // refused without Redis
+	Delayed    uint64 `json:"delayed"`     // allowed after a wait
+	QueueFull  uint64 `json:"queue_full"`  // refused because as many wait as may
 }
 
-// Limited is an identity that was limited. Who it is, is not told.
+// Limited is an identity that was limited.
 type Limited struct {
-	Route  string `json:"route"`
-	Key    string `json:"key"` // a hash
-	Denied int64  `json:"denied"`
+	Route  string    `json:"route"`
+	Key    string    `json:"key"` // a hash, or who it is where the limit says show_keys
+	Denied int64     `json:"denied"`
+	Error  int64     `json:"error"` // by how much denied may be too large
+	Last   time.Time `json:"last"`  // when it was last denied
+}
+
+// RateLimits is how the limiter works and whom it limits most.
+type RateLimits struct {
+	Decisions        uint64    `json:"decisions"`
+	StoreCalls       int64     `json:"store_calls"`
+	CallsPerDecision float64   `json:"calls_per_decision"` // what leases save: 1 is a call for each
+	Keys             int       `json:"keys"`               // identities that are remembered
+	Waiting          int64     `json:"waiting"`            // requests that wait for their turn
+	Top              []Limited `json:"top"`                // the most limited first
 }
 
 // Latency are quantiles of the last minute; 0 where nothing happened.

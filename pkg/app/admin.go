@@ -62,6 +62,7 @@ func (a *App) openAdmin(cfg *config.Config) error {
 
 		Explain:   a.explain,
 		RateLimit: a.rateLimit,
+		TopLimits: a.topLimited,
 		Config:    a.printConfig,
 		Overrides: a.overrides.all,
 

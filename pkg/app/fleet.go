@@ -60,10 +60,35 @@ func (l *limited) list(from *limiter.Limiter) []admin.Limited {
 		return l.rows
 	}
 	l.at, l.rows = time.Now(), nil
-	for _, top := range from.Top(limitedShown) {
-		// rl:{POLICY:IDENTITY}, both as hashes.
-		key := strings.TrimSuffix(top.Key[strings.LastIndexByte(top.Key, ':')+1:], "}")
-		l.rows = append(l.rows, admin.Limited{Route: top.Policy, Key: key[:min(len(key), 10)], Denied: top.Denied})
-	}
+	l.rows = limitedRows(from.Top(limitedShown))
 	return l.rows
+}
+
+// limitedRows words who was limited. A key is rl:{POLICY:IDENTITY} with both as
+// hashes, or the identity as the limit has it.
+func limitedRows(top []limiter.Limited) []admin.Limited {
+	rows := []admin.Limited{}
+	for _, t := range top {
+		key := t.Key
+		if hash, ok := strings.CutPrefix(key, "rl:{"); ok {
+			key = strings.TrimSuffix(hash[strings.LastIndexByte(hash, ':')+1:], "}")
+			key = key[:min(len(key), 10)]
+		}
+		rows = append(rows, admin.Limited{Route: t.Policy, Key: key, Denied: t.Denied, Error: t.Error, Last: t.Last.UTC()})
+	}
+	return rows
+}
+
+// topLimited is how the limiter works and whom it limits most.
+func (a *App) topLimited(n int) admin.RateLimits {
+	st := a.limiter.State()
+	out := admin.RateLimits{StoreCalls: st.Calls, Keys: st.Keys, Waiting: st.Waiting, Top: limitedRows(a.limiter.Top(n))}
+	for _, l := range a.current.Load().config.AllLimits() {
+		d := a.metrics.RateLimitDecisions(l.Name)
+		out.Decisions += d.Allowed + d.Limited + d.FailOpen + d.FailClosed + d.Local + d.Delayed + d.QueueFull
+	}
+	if out.Decisions > 0 {
+		out.CallsPerDecision = float64(out.StoreCalls) / float64(out.Decisions)
+	}
+	return out
 }

@@ -218,9 +218,10 @@ func TestTheAPIIsItsDocument(t *testing.T) {
 		"POST /api/v1/config/validate":  {"routs: []\n", "", ""},
 	}
 	queries := map[string][3]string{
-		"GET /api/v1/ratelimits": {"?route=orders&key=192.0.2.1", "?route=nobody", ""},
-		"GET /api/v1/instances":  {"?service=orders", "?service=nobody", ""},
-		"GET /api/v1/events":     {"", "", "?since=x"},
+		"GET /api/v1/ratelimits":     {"?route=orders&key=192.0.2.1", "?route=nobody", ""},
+		"GET /api/v1/ratelimits/top": {"?n=3", "", "?n=0"},
+		"GET /api/v1/instances":      {"?service=orders", "?service=nobody", ""},
+		"GET /api/v1/events":         {"", "", "?since=x"},
 	}
 	for _, name := range slices.Sorted(maps.Keys(documented)) {
 		body, query := bodies[name], queries[name]
@@ -280,7 +281,7 @@ func TestTheDocumentHasEveryField(t *testing.T) {
 		admin.Explained{}, admin.Outcome{}, admin.Matched{}, admin.PassedOver{}, admin.Step{}, admin.Considered{}, admin.Candidate{}, admin.Send{},
 		admin.HeaderValue{}, admin.Timeouts{}, admin.Retries{}, admin.Done{}, admin.Override{}, admin.Fault{}, admin.Verdict{}, admin.Plan{},
 		admin.Change{}, admin.FieldChange{}, admin.LogLevel{}, admin.RateLimit{}, admin.LimitLeft{},
-		admin.Failure{}, admin.Answers{}, admin.Peer{}, admin.Limits{}, admin.Limited{},
+		admin.Failure{}, admin.Answers{}, admin.Peer{}, admin.Limits{}, admin.Limited{}, admin.RateLimits{},
 		admin.TraceRequest{}, admin.Traced{}, admin.TracedStep{}, admin.Try{}, admin.Answer{},
 	} {
 		typ := reflect.TypeOf(v)

@@ -441,6 +441,10 @@ func TestLimitsAreLookedAtAndGivenBack(t *testing.T) {
 		}
 		send()
 	}
+	top := ask[admin.RateLimits](in, "GET /api/v1/ratelimits/top", "")
+	if top.Decisions != 3 || len(top.Top) != 1 || top.Top[0].Route != "keyed" || top.Top[0].Denied != 1 || len(top.Top[0].Key) != 10 || time.Since(top.Top[0].Last) > time.Minute {
+		t.Errorf("limited most: %+v", top)
+	}
 	ask[admin.Done](in, "POST /api/v1/ratelimits/reset", `{"route":"keyed","key":"k"}`)
 	if l := left(); l.Limits[0].Remaining != 2 {
 		t.Errorf("after a reset: %+v", l)

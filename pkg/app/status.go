@@ -42,13 +42,12 @@ func (a *App) status() admin.Status {
 		s.Rejected = append(s.Rejected, rejected...)
 	}
 	for _, rt := range a.handler.Table().Routes {
-		row := a.routeStatus(cur.config, rt.Config)
-		s.Routes = append(s.Routes, row)
-		if row.RateLimit != "" {
-			d := a.metrics.RateLimitDecisions(row.Name)
-			s.Limits = append(s.Limits, admin.Limits{Route: row.Name, Limit: row.RateLimit,
-				Allowed: d.Allowed, Limited: d.Limited, Local: d.Local, FailOpen: d.FailOpen, FailClosed: d.FailClosed})
-		}
+		s.Routes = append(s.Routes, a.routeStatus(cur.config, rt.Config))
+	}
+	for _, l := range cur.config.AllLimits() {
+		d := a.metrics.RateLimitDecisions(l.Name)
+		s.Limits = append(s.Limits, admin.Limits{Route: l.Name, Limit: gateway.LimitText(l.RateLimit),
+			Allowed: d.Allowed, Limited: d.Limited, Local: d.Local, FailOpen: d.FailOpen, FailClosed: d.FailClosed, Delayed: d.Delayed, QueueFull: d.QueueFull})
 	}
 	s.Fleet, s.Limited = a.fleet(cur.config), a.limited.list(a.limiter)
 	return s

@@ -9,7 +9,7 @@ import (
 )
 
 // decisionWords are what the limiter can say.
-var decisionWords = [...]string{"allowed", "limited", "delayed", "queue_full", "fail_open", "fail_closed", "local"}
+var decisionWords = [...]string{"allowed", "limited", "fail_open", "fail_closed", "local", "delayed", "queue_full"}
 
 // decisions are the counters of one policy, by decisionWords.
 type decisions [len(decisionWords)]decision

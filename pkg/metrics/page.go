@@ -55,7 +55,7 @@ func answersOf(accounts ...*account) (list []Answers) {
 }
 
 // Decisions are what the limiter decided by one policy.
-type Decisions struct{ Allowed, Limited, FailOpen, FailClosed, Local uint64 }
+type Decisions struct{ Allowed, Limited, FailOpen, FailClosed, Local, Delayed, QueueFull uint64 }
 
 // RateLimitDecisions returns what was decided by a policy so far.
 func (m *Metrics) RateLimitDecisions(policy string) Decisions {
@@ -63,7 +63,7 @@ func (m *Metrics) RateLimitDecisions(policy string) Decisions {
 	if !ok {
 		return Decisions{}
 	}
-	return Decisions{d[0].count.Load(), d[1].count.Load(), d[2].count.Load(), d[3].count.Load(), d[4].count.Load()}
+	return Decisions{d[0].count.Load(), d[1].count.Load(), d[2].count.Load(), d[3].count.Load(), d[4].count.Load(), d[5].count.Load(), d[6].count.Load()}
 }
 
 // Stats returns what the route's name did, for the status page.

@@ -314,6 +314,13 @@ func (c *Client) RateLimit(ctx context.Context, route, key string) (l admin.Rate
 	return l, err
 }
 
+// TopLimits returns how the limiter works and the n identities that are limited
+// most.
+func (c *Client) TopLimits(ctx context.Context, n int) (l admin.RateLimits, err error) {
+	err = c.get(ctx, "ratelimits/top?"+url.Values{"n": {strconv.Itoa(n)}}.Encode(), &l)
+	return l, err
+}
+
 // ResetRateLimit gives an identity a route's whole limits back.
 func (c *Client) ResetRateLimit(ctx context.Context, route, key string) (d admin.Done, err error) {
 	err = c.post(ctx, "ratelimits/reset", map[string]string{"route": route, "key": key}, &d)
