@@ -20,6 +20,9 @@ func (b *builder) canonicalise(c *Config) {
 			l.Name = l.Addr
 		}
 	}
+	if prefix := strings.Trim(c.KV.Consumers, "/"); prefix != "" {
+		c.KV.Consumers = prefix + "/"
+	}
 	for _, scheme := range []string{"http", "https"} {
 		if rest, ok := strings.CutPrefix(c.Consul.Addr, scheme+"://"); ok {
 			c.Consul.Addr = strings.TrimSuffix(rest, "/")

@@ -27,6 +27,13 @@ func (b *builder) check(c *Config) {
 		b.keyPair("redis.tls", *c.Redis.TLS)
 	}
 	b.checkRegistration(c)
+	switch k := c.KV.Consumers; {
+	case k == "":
+	case c.Consul.Disabled:
+		b.bad("kv.consumers", k, CodeContradicts, "is read from Consul, and consul is disabled", "")
+	case k == "/" || strings.Contains(k, "//") || strings.ContainsFunc(k, unicode.IsSpace):
+		b.bad("kv.consumers", k, CodeFormat, "is no prefix of keys (want proconsul/consumers/)", "")
+	}
 	b.checkAccessLog(c.AccessLog)
 	b.checkTracing(c.Tracing)
 	b.methods = c.Methods()

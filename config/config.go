@@ -25,6 +25,7 @@ type Config struct {
 	Listen       []Listen     `yaml:"listen" restart:"yes"`       // public listeners
 	Admin        Admin        `yaml:"admin" restart:"yes"`        // the operators' listener
 	Consul       Consul       `yaml:"consul" restart:"yes"`       // how to reach the agent
+	KV           KV           `yaml:"kv" restart:"yes"`           // what is read from Consul's KV store
 	Redis        Redis        `yaml:"redis" restart:"yes"`        // the store that replicas share limits through
 	Registration Registration `yaml:"registration" restart:"yes"` // the gateway as a service in Consul
 	Consumers    []Consumer   `yaml:"consumers"`                  // who may call, and by which credentials
@@ -139,6 +140,11 @@ type Consul struct {
 	Wait       time.Duration `yaml:"wait" min:"1s" max:"10m"`  // how long one blocking query blocks
 	Snapshot   string        `yaml:"snapshot"`                 // file for warm starts; empty: none
 	Disabled   bool          `yaml:"disabled"`                 // no Consul: only upstreams with instances of their own
+}
+
+// KV says what is read from Consul's KV store, and followed there.
+type KV struct {
+	Consumers string `yaml:"consumers"` // prefix with a consumer below each key, as proconsul/consumers/; empty: none are read. The agent's token needs key_prefix read on it
 }
 
 // ClientTLS is what a TLS client of ours needs.

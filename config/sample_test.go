@@ -62,7 +62,7 @@ func TestDocumentedExamples(t *testing.T) {
 }
 
 var (
-	ours    = regexp.MustCompile(`(?m)^(version: 1|listen|admin|consul|redis|registration|policies|upstreams|routes|access_log|metrics|tracing|shutdown):?`)
+	ours    = regexp.MustCompile(`(?m)^(version: 1|listen|admin|consul|kv|redis|registration|policies|upstreams|routes|access_log|metrics|tracing|shutdown):?`)
 	outside = regexp.MustCompile(`\$\{(env|file):[^}]*\}`)
 )
 

@@ -56,6 +56,8 @@ func need(path string) string {
 	switch {
 	case strings.HasPrefix(path, "/v1/agent/service/"), strings.HasPrefix(path, "/v1/agent/check/"):
 		return `service:write on the name that it registers`
+	case strings.HasPrefix(path, "/v1/kv/"):
+		return fmt.Sprintf(`key_prefix %q read`, strings.TrimPrefix(path, "/v1/kv/"))
 	default:
 		return `service_prefix "" read and node_prefix "" read`
 	}

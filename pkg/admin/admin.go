@@ -44,6 +44,7 @@ type Options struct {
 	TopLimits func(n int) RateLimits                                          // with the n identities that are limited most
 	Config    func(defaults, sources bool) ([]byte, error)                    // as YAML, with secrets masked
 	Overrides func() []Override
+	Consumers func() []Consumer // without their secrets
 	LogLevel  func() LogLevel
 
 	// What operators may ask and do. What is nil does not exist. An error is
@@ -130,6 +131,9 @@ func (a *Admin) routes() {
 	get("/api/v1/services/{name...}", RoleViewer, a.getService)
 	get("/api/v1/routes", RoleViewer, a.getRoutes)
 	get("/api/v1/routes/{name...}", RoleViewer, a.getRoute)
+	if a.o.Consumers != nil {
+		get("/api/v1/consumers", RoleViewer, a.getConsumers)
+	}
 	get("/api/v1/instances", RoleViewer, a.getInstances)
 	get("/api/v1/events", RoleViewer, a.getEvents)
 	get("/api/v1/stream", RoleViewer, a.getStream)

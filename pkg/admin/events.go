@@ -19,7 +19,7 @@ const (
 type Event struct {
 	Seq      uint64    `json:"seq"`  // from 1, without gaps; set by Append
 	At       time.Time `json:"at"`   // set by Append where it is zero
-	Kind     string    `json:"kind"` // instance, breaker, config, consul, redis, tls, lifecycle, act
+	Kind     string    `json:"kind"` // instance, breaker, config, consul, consumer, redis, tls, lifecycle, act
 	Severity Severity  `json:"severity"`
 	Service  string    `json:"service,omitempty"`
 	Instance string    `json:"instance,omitempty"`

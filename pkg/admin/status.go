@@ -267,10 +267,23 @@ type Route struct {
 
 // Rejected is something that was not taken over. It costs only itself.
 type Rejected struct {
-	Kind    string `json:"kind"` // instance or route
+	Kind    string `json:"kind"` // instance, route or consumer
 	Name    string `json:"name"`
 	Service string `json:"service,omitempty"`
 	Reason  string `json:"reason"`
+}
+
+// Consumer is a caller that the gateway knows by name, without its secrets.
+type Consumer struct {
+	Name         string   `json:"name"`
+	Groups       []string `json:"groups,omitempty"`
+	Roles        []string `json:"roles,omitempty"`
+	Source       string   `json:"source"`                 // file or kv
+	Key          string   `json:"key,omitempty"`          // of Consul's KV store
+	APIKeys      []string `json:"api_keys,omitempty"`     // ids
+	Usernames    []string `json:"usernames,omitempty"`    // of logins
+	Claims       []string `json:"claims,omitempty"`       // that make a token this consumer's
+	Certificates []string `json:"certificates,omitempty"` // that are this consumer
 }
 
 // Readiness is whether the gateway should be sent traffic.

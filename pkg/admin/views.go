@@ -43,6 +43,19 @@ func (a *Admin) getRoutes(w http.ResponseWriter, r *http.Request) {
 	}{s.Routes, s.Rejected})
 }
 
+func (a *Admin) getConsumers(w http.ResponseWriter, r *http.Request) {
+	rejected := []Rejected{}
+	for _, x := range a.status().Rejected {
+		if x.Kind == "consumer" {
+			rejected = append(rejected, x)
+		}
+	}
+	writeJSON(w, r, http.StatusOK, struct {
+		Consumers []Consumer `json:"consumers"`
+		Rejected  []Rejected `json:"rejected"`
+	}{a.o.Consumers(), rejected})
+}
+
 func (a *Admin) getRoute(w http.ResponseWriter, r *http.Request) {
 	for _, rt := range a.status().Routes {
 		if rt.Name == r.PathValue("name") {

@@ -65,6 +65,7 @@ func (a *App) openAdmin(cfg *config.Config) error {
 		TopLimits: a.topLimited,
 		Config:    a.printConfig,
 		Overrides: a.overrides.all,
+		Consumers: a.consumerRows,
 
 		Reload:         a.reloadBy,
 		Validate:       a.validate,

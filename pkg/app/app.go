@@ -78,24 +78,26 @@ type App struct {
 	id      string // of this replica
 	started time.Time
 
-	stack     stack
-	parts     *group // what serves requests stands on: watches, pools, logs
-	metrics   *metrics.Metrics
-	catalog   *discovery.Catalog
-	client    *consul.Client    // nil: Consul is disabled
-	watcher   *consul.Watcher   // nil: likewise
-	replicas  *consul.Replicas  // nil: likewise
-	registrar *consul.Registrar // nil: the gateway does not register itself
-	limiter   *limiter.Limiter
-	keys      *identity.Keys // of token issuers
-	upstreams *upstreams
-	accessLog *accesslog.Log  // nil: none
-	tracer    *tracing.Tracer // nil: likewise
-	handler   *gateway.Handler
-	public    []*server
-	secured   []secured  // what those of them with TLS show
-	admin     *operators // nil: none
-	events    *admin.Events
+	stack         stack
+	parts         *group // what serves requests stands on: watches, pools, logs
+	metrics       *metrics.Metrics
+	catalog       *discovery.Catalog
+	client        *consul.Client    // nil: Consul is disabled
+	watcher       *consul.Watcher   // nil: likewise
+	replicas      *consul.Replicas  // nil: likewise
+	consumers     *consumers        // of Consul's KV store; nil: none are read
+	consumerWatch *consul.KVWatch   // nil: likewise
+	registrar     *consul.Registrar // nil: the gateway does not register itself
+	limiter       *limiter.Limiter
+	keys          *identity.Keys // of token issuers
+	upstreams     *upstreams
+	accessLog     *accesslog.Log  // nil: none
+	tracer        *tracing.Tracer // nil: likewise
+	handler       *gateway.Handler
+	public        []*server
+	secured       []secured  // what those of them with TLS show
+	admin         *operators // nil: none
+	events        *admin.Events
 
 	draining  atomic.Bool     // going down
 	drained   atomic.Bool     // out of service at an operator's word
@@ -143,6 +145,7 @@ func New(cfg *config.Config, o Options) (_ *App, err error) {
 	if err := a.openConsul(cfg); err != nil {
 		return nil, err
 	}
+	a.openConsumers(cfg)
 	if err := a.openLimiter(cfg); err != nil {
 		return nil, err
 	}
@@ -211,6 +214,11 @@ func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
 	who, err := identity.New(cfg, a.keys, p.client)
 	if err != nil {
 		return nil, nil, err
+	}
+	if all, partial := a.consumers.join(cfg); a.consumers != nil {
+		if err := who.SetConsumers(all, partial); err != nil {
+			return nil, nil, err
+		}
 	}
 	table, err := gateway.Build(cfg, gateway.Deps{
 		Log:       a.log.With("component", "gateway"),
@@ -344,6 +352,9 @@ func (a *App) Run(ctx context.Context) (err error) {
 		a.parts.run("consul watcher", a.watcher.Run)
 		a.parts.run("consul state", a.followConsul)
 	}
+	if a.consumers != nil {
+		a.parts.run("consumers", a.runConsumers)
+	}
 	a.parts.run("limiter", a.limiter.Run)
 	a.parts.run("certificates", a.followCertificates)
 	a.parts.run("issuers' keys", a.keys.Run)
@@ -453,6 +464,15 @@ func (a *App) readiness() (ok bool, why string) {
 		if s := a.catalog.State(up.query.Key()); !s.Loaded {
 			why = fmt.Sprintf("no catalog: service %s has not been loaded", up.query.Key())
 			if s.Err != "" {
+				why += ": " + s.Err
+			}
+			return false, why
+		}
+	}
+	if a.consumers != nil {
+		if loaded, _, _ := a.consumers.known(); !loaded {
+			why = "no consumers: the keys below " + a.consumers.prefix + " have not been loaded"
+			if s := a.consumerWatch.State(); s.Err != "" {
 				why += ": " + s.Err
 			}
 			return false, why

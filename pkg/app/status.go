@@ -41,6 +41,7 @@ func (a *App) status() admin.Status {
 		s.Upstreams = append(s.Upstreams, row)
 		s.Rejected = append(s.Rejected, rejected...)
 	}
+	s.Rejected = append(s.Rejected, a.consumers.rejected()...)
 	for _, rt := range a.handler.Table().Routes {
 		s.Routes = append(s.Routes, a.routeStatus(cur.config, rt.Config))
 	}
@@ -243,6 +244,11 @@ func (a *App) metricsState() metrics.State {
 		Routes:   []metrics.RouteCount{{Source: "file", Count: len(a.handler.Table().Routes)}},
 
 		Certificates: a.certificatesState(),
+	}
+	s.Consumers = []metrics.ConsumerCount{{Source: "file", Count: len(a.current.Load().config.Consumers)}}
+	if a.consumers != nil {
+		s.Consumers = append(s.Consumers, metrics.ConsumerCount{Source: "kv", Count: len(a.consumers.used())})
+		s.RejectedConsumers = len(a.consumers.rejected())
 	}
 	for _, up := range a.upstreams.list() {
 		row := metrics.UpstreamState{Name: up.config.Name, Breaker: up.proxy.Breaker().Status().State.String()}

@@ -24,6 +24,9 @@ type roster struct {
 	certs   certs
 }
 
+// maxCost bounds what a check of a password costs: about a second.
+const maxCost = 14
+
 type people = atomic.Pointer[roster]
 
 type knownKey struct {
@@ -63,6 +66,10 @@ func newRoster(consumers []config.Consumer) (*roster, error) {
 				faults = append(faults, fmt.Errorf("consumer %s: login %s: bcrypt is not a bcrypt hash", c.Name, b.Username))
 				continue
 			}
+			if cost > maxCost {
+				faults = append(faults, fmt.Errorf("consumer %s: login %s: bcrypt has the cost %d, and each check would take seconds (at most %d)", c.Name, b.Username, cost, maxCost))
+				continue
+			}
 			r.logins[b.Username] = login{hash, id}
 			if r.dummy == nil || cost > costOf(r.dummy) {
 				r.dummy = hash
@@ -76,6 +83,12 @@ func newRoster(consumers []config.Consumer) (*roster, error) {
 		}
 	}
 	return r, errors.Join(faults...)
+}
+
+// CheckConsumer says what is wrong with a consumer's credentials.
+func CheckConsumer(c config.Consumer) error {
+	_, err := newRoster([]config.Consumer{c})
+	return err
 }
 
 func costOf(hash []byte) int {

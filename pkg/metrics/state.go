@@ -20,6 +20,15 @@ type State struct {
 	Lines     *LineCounts // nil: no access log
 
 	Certificates []CertificateState // that listeners show
+
+	Consumers         []ConsumerCount
+	RejectedConsumers int // keys of Consul's that are not taken over
+}
+
+// ConsumerCount is how many consumers come from a source (file, kv).
+type ConsumerCount struct {
+	Source string
+	Count  int
 }
 
 // CertificateState is a certificate's end.
@@ -99,6 +108,7 @@ type stateCollector struct {
 	breaker, consulUp, lastContact, stale, redisUp   *prometheus.Desc
 	routes, draining, spans, linesDropped, certEnd   *prometheus.Desc
 	limitCalls, limitKeys, limitWaiting              *prometheus.Desc
+	consumers, consumersBad                          *prometheus.Desc
 }
 
 func newStateCollector(m *Metrics) *stateCollector {
@@ -129,6 +139,8 @@ func newStateCollector(m *Metrics) *stateCollector {
 		draining:     desc("proconsul_draining", "1 while the gateway is draining before its end."),
 		spans:        typed("counter", "proconsul_trace_spans_total", "Spans by whether the collector has them.", "result"),
 		linesDropped: typed("counter", "proconsul_access_log_dropped_total", "Lines of the access log that came faster than they could be written, or could not be written."),
+		consumers:    desc("proconsul_consumers", "Consumers by where they come from.", "source"),
+		consumersBad: desc("proconsul_consumers_rejected", "Keys of Consul's KV store whose consumer, or its last version, is not taken over."),
 	}
 }
 
@@ -138,6 +150,7 @@ func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 		c.instances, c.instInFlight, c.instWeight, c.instEjected, c.breaker,
 		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining, c.spans, c.linesDropped, c.certEnd,
 		c.limitCalls, c.limitKeys, c.limitWaiting,
+		c.consumers, c.consumersBad,
 	} {
 		ch <- d
 	}
@@ -189,6 +202,10 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	for source, n := range sources {
 		out(c.routes, float64(n), source)
 	}
+	for _, n := range s.Consumers {
+		out(c.consumers, float64(n.Count), n.Source)
+	}
+	out(c.consumersBad, float64(s.RejectedConsumers))
 	ends := map[string]time.Time{}
 	for _, cert := range s.Certificates {
 		subject := orNone(cert.Subject)
