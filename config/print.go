@@ -181,9 +181,13 @@ func (p printer) text(v reflect.Value, path string) (*yaml.Node, bool) {
 	return text(v.String()), true
 }
 
-// hiddenField reports whether the value at path belongs to a header field with
+// hiddenField reports whether the value at path is what a header field is set
+// to, which may be a credential whatever its name, or belongs to a field with
 // a sensitive name.
 func (p printer) hiddenField(path string) bool {
+	if f, ok := lookupPath(reflect.ValueOf(*p.c), parent(path)); ok && f.Type() == reflect.TypeFor[HeaderField]() {
+		return true
+	}
 	name, ok := lookupPath(reflect.ValueOf(*p.c), join(parent(path), "name"))
 	return ok && name.Kind() == reflect.String && isSensitive(name.String())
 }

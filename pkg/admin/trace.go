@@ -67,8 +67,11 @@ func (a *Admin) trace(w http.ResponseWriter, r *http.Request) {
 	if err == nil && q.URL == "" {
 		err = Invalid("url: say which")
 	}
-	// The query may hold a credential.
+	// The query may hold a credential, and so may what stands before an @.
 	url, _, _ := strings.Cut(q.URL, "?")
+	if i := strings.LastIndexByte(url, '@'); i >= 0 {
+		url = url[i+1:]
+	}
 	what := "trace " + clip(printable(q.Method+" "+url), 200)
 	if err != nil {
 		a.refused(w, r, "trace", err)

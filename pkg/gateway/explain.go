@@ -129,8 +129,11 @@ func (q Question) Request() (*http.Request, error) {
 			target = "/" + target
 		}
 	}
-	if host == "" || strings.ContainsAny(host, " @\\") {
-		return nil, fmt.Errorf("the URL %q names no host", q.URL)
+	if strings.Contains(host, "@") {
+		return nil, errors.New("the URL holds credentials, and no request has them there")
+	}
+	if host == "" || strings.ContainsAny(host, " \\") {
+		return nil, fmt.Errorf("the URL %q names no host", host+target)
 	}
 	method := cmp.Or(q.Method, http.MethodGet)
 	if strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~") != "" {

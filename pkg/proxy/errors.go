@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -89,9 +90,9 @@ func classify(err, upload error, gone bool, b *breaker.Breaker) failure {
 	case errors.Is(err, breaker.ErrTimeout), errors.Is(err, errTotal), timedOut(err):
 		return upstream(problem.UpstreamTimeout, balancer.Timeout, failTimeout, retryTimeout, err)
 	case malformed(err):
-		return upstream(problem.UpstreamProtocol, balancer.Reset, failProtocol, retryReset, err)
+		return upstream(problem.UpstreamProtocol, balancer.Reset, failProtocol, retryReset, unquoted{err})
 	case unsendable(err):
-		return failure{problem: problem.New(problem.BadRequest, "", err), result: balancer.Canceled, word: failProtocol}
+		return failure{problem: problem.New(problem.BadRequest, "", unquoted{err}), result: balancer.Canceled, word: failProtocol}
 	}
 	return upstream(problem.UpstreamReset, balancer.Reset, failReset, retryReset, err)
 }
@@ -109,6 +110,15 @@ func neutral(p *problem.Error) failure {
 func upstream(reason problem.Reason, result balancer.Result, word string, retry retryClass, err error) failure {
 	return failure{problem: problem.New(reason, "", err), result: result, word: word, retry: retry}
 }
+
+// unquoted is an error without what it quotes: net/http tells what an instance
+// sent where it should not have, and that may be what a client sent to it.
+type unquoted struct{ error }
+
+var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+
+func (e unquoted) Error() string { return quoted.ReplaceAllString(e.error.Error(), `"…"`) }
+func (e unquoted) Unwrap() error { return e.error }
 
 func timedOut(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
