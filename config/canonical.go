@@ -19,6 +19,11 @@ func (b *builder) canonicalise(c *Config) {
 		if l.Name == "" {
 			l.Name = l.Addr
 		}
+		if l.TLS != nil {
+			for j, name := range l.TLS.ACME {
+				l.TLS.ACME[j] = strings.ToLower(strings.TrimSuffix(name, "."))
+			}
+		}
 	}
 	if prefix := strings.Trim(c.KV.Consumers, "/"); prefix != "" {
 		c.KV.Consumers = prefix + "/"

@@ -20,6 +20,7 @@ import (
 func (b *builder) check(c *Config) {
 	b.required(reflect.ValueOf(c).Elem(), "")
 	b.checkListen(c)
+	b.checkACME(c)
 	b.checkAdmin(c)
 	b.checkConsul(c)
 	b.checkRedis(c.Redis)

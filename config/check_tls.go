@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -38,8 +41,19 @@ func (b *builder) checkListenTLS(path string, l Listen) {
 	if l.RedirectToTLS != 0 {
 		b.fault(Fault{Path: join(parent(path), "redirect_to_tls"), Code: CodeContradicts, Message: b.label(parent(path)) + " has both tls and redirect_to_tls", Hint: "write redirect_to_tls at the clear listener"})
 	}
-	if t.CertDir == "" && len(t.Certificates) == 0 {
+	if t.CertDir == "" && len(t.Certificates) == 0 && len(t.ACME) == 0 {
 		b.fault(Fault{Path: path, Code: CodeMissing, Message: path + " has no certificate", Hint: "write certificates: [{cert_file: ..., key_file: ...}] or cert_dir"})
+	}
+	for i, name := range t.ACME {
+		p := at(join(path, "acme"), i)
+		switch _, isIP := netip.ParseAddr(name); {
+		case strings.Contains(name, "*"):
+			b.bad(p, name, CodeHost, "is a wildcard, which needs a challenge by DNS", "name the hosts one by one, or renew the certificate elsewhere and write cert_dir")
+		case !issuedName.MatchString(name) || isIP == nil:
+			b.bad(p, name, CodeHost, "is no name that an issuer makes a certificate for", "")
+		case slices.Contains(t.ACME[:i], name):
+			b.bad(p, name, CodeNameTwice, "is listed twice", "")
+		}
 	}
 	asks := t.ClientAuth != "none"
 	switch {
@@ -64,6 +78,46 @@ func (b *builder) checkListenTLS(path string, l Listen) {
 	if asks && t.ClientCAFile != "" {
 		if _, err := ReadCAs(t.ClientCAFile); err != nil {
 			b.fault(Fault{Path: join(path, "client_ca_file"), Code: CodeCertificate, Message: fmt.Sprintf("%s: %v", join(path, "client_ca_file"), err)})
+		}
+	}
+}
+
+var issuedName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// checkACME checks the section where a listener asks for it.
+func (b *builder) checkACME(c *Config) {
+	asked := slices.ContainsFunc(c.Listen, func(l Listen) bool { return l.TLS != nil && len(l.TLS.ACME) > 0 })
+	if !b.sound("acme") {
+		return
+	}
+	a := c.ACME
+	for i, name := range a.Challenges {
+		if name != "tls-alpn-01" && name != "http-01" {
+			b.bad(at("acme.challenges", i), name, CodeChoice, "is none of tls-alpn-01, http-01", didYouMean(name, []string{"tls-alpn-01", "http-01"}))
+		}
+	}
+	if !asked {
+		if b.written("acme") {
+			b.warn("acme", CodeNoEffect, "acme has no effect: no listener has tls.acme", "write tls: {acme: [shop.example.com]} at a listener")
+		}
+		return
+	}
+	u, err := url.Parse(a.Directory)
+	switch {
+	case err != nil || u.Scheme != "https" || u.Host == "":
+		b.bad("acme.directory", a.Directory, CodeAddress, "is no URL (want https://HOST/PATH)", "")
+	case !a.Agree:
+		b.fault(Fault{Path: "acme.agree", Code: CodeMissing, Message: "acme.agree is not true: the issuer gives certificates only to those who agree to its terms of service", Hint: "read them, then write acme: {agree: true}"})
+	case len(a.Challenges) == 0:
+		b.fault(Fault{Path: "acme.challenges", Code: CodeMissing, Message: "acme.challenges is empty: no name could be shown to be yours"})
+	case a.Storage == "consul" && c.Consul.Disabled:
+		b.bad("acme.storage", a.Storage, CodeContradicts, "needs Consul, and consul is disabled", "write acme: {storage: file, path: /var/lib/proconsul/acme}")
+	case a.Storage == "file" && a.Path == "":
+		b.need("acme", "path", "", "write the directory for accounts, keys and certificates")
+	}
+	if a.CAFile != "" && !b.o.Pure {
+		if _, err := ReadCAs(a.CAFile); err != nil {
+			b.fault(Fault{Path: "acme.ca_file", Code: CodeCertificate, Message: fmt.Sprintf("acme.ca_file: %v", err)})
 		}
 	}
 }

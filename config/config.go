@@ -28,6 +28,7 @@ type Config struct {
 	KV           KV           `yaml:"kv" restart:"yes"`           // what is read from Consul's KV store
 	Redis        Redis        `yaml:"redis" restart:"yes"`        // the store that replicas share limits through
 	Registration Registration `yaml:"registration" restart:"yes"` // the gateway as a service in Consul
+	ACME         ACME         `yaml:"acme" restart:"yes"`         // certificates that the gateway obtains itself
 	Consumers    []Consumer   `yaml:"consumers"`                  // who may call, and by which credentials
 	Auth         []AuthMethod `yaml:"auth"`                       // named ways to find out who calls
 	Policies     []Policy     `yaml:"policies"`                   // named middleware settings
@@ -82,6 +83,7 @@ type Listen struct {
 type ListenTLS struct {
 	CertDir           string        `yaml:"cert_dir"`                                  // every NAME.crt or NAME.pem in it, with its key in NAME.key or in the same file; default.* is for names that no certificate is for
 	Certificates      []Certificate `yaml:"certificates"`                              // files of their own; the first one is for names that no certificate is for
+	ACME              []string      `yaml:"acme"`                                      // names whose certificates the gateway obtains itself, see acme at the top
 	MinVersion        string        `yaml:"min_version" enum:"1.2|1.3"`                // of TLS
 	ClientAuth        string        `yaml:"client_auth" enum:"none|optional|required"` // whether clients show a certificate; one that is shown has to be valid
 	ClientCAFile      string        `yaml:"client_ca_file"`                            // PEM bundle of those who issue clients' certificates
@@ -154,6 +156,18 @@ type ClientTLS struct {
 	KeyFile    string `yaml:"key_file"`    // PEM key of the client certificate
 	ServerName string `yaml:"server_name"` // to verify instead of the address
 	SkipVerify bool   `yaml:"skip_verify"` // trust any certificate; for tests only
+}
+
+// ACME is the issuer of the certificates for the names in listen[].tls.acme.
+type ACME struct {
+	Directory  string   `yaml:"directory"`                  // URL of the issuer's directory
+	Email      string   `yaml:"email"`                      // of the account, for the issuer's warnings
+	Agree      bool     `yaml:"agree"`                      // to the issuer's terms of service
+	CAFile     string   `yaml:"ca_file"`                    // PEM bundle to trust instead of the system's, for an issuer of one's own
+	Challenges []string `yaml:"challenges"`                 // by which it finds out who has a name: tls-alpn-01 | http-01
+	Storage    string   `yaml:"storage" enum:"consul|file"` // of accounts, keys and certificates: Consul's KV, which replicas share, or a directory
+	KVPrefix   string   `yaml:"kv_prefix"`                  // in Consul's KV; who reads it has the keys
+	Path       string   `yaml:"path"`                       // of the directory
 }
 
 // Redis is the store that replicas share limits through. An empty addr means

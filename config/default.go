@@ -28,6 +28,8 @@ func Default() *Config {
 			// connection.
 			Wait: 55 * time.Second,
 		},
+		ACME: ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory", Challenges: []string{"tls-alpn-01", "http-01"},
+			Storage: "consul", KVPrefix: "proconsul/acme/"},
 		Redis:        Redis{Mode: "single", Timeout: 50 * time.Millisecond},
 		Registration: Registration{Name: "proconsul"},
 		AccessLog:    AccessLog{Format: "json", Sample: 100, Slow: time.Second},

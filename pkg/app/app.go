@@ -22,6 +22,7 @@ import (
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/consul"
 	"github.com/proconsul/proconsul/discovery"
+	"github.com/proconsul/proconsul/pkg/acme"
 	"github.com/proconsul/proconsul/pkg/admin"
 	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/gateway"
@@ -95,8 +96,9 @@ type App struct {
 	tracer        *tracing.Tracer // nil: likewise
 	handler       *gateway.Handler
 	public        []*server
-	secured       []secured  // what those of them with TLS show
-	admin         *operators // nil: none
+	secured       []secured          // what those of them with TLS show
+	acme          *acme.Certificates // nil: none are obtained
+	admin         *operators         // nil: none
 	events        *admin.Events
 
 	draining  atomic.Bool     // going down
@@ -291,17 +293,28 @@ func names(cfg *config.Config) metrics.Names {
 
 func (a *App) openListeners(cfg *config.Config, table *gateway.Table) error {
 	a.handler = gateway.NewHandler(table)
+	var sockets []net.Listener
 	for _, c := range cfg.Listen {
-		store, err := a.openCertificates(c)
-		if err != nil {
-			return err
-		}
 		l, err := listen(c.Name, c.Addr)
 		if err != nil {
 			return err
 		}
 		a.stack.push("listener "+c.Name, closeOnce(l))
-		a.public = append(a.public, newPublicServer(c, l, store, a.handler.Listener(c), a.handler.Refusals(c), a.away, a.log))
+		sockets = append(sockets, l)
+	}
+	if err := a.openACME(cfg, sockets); err != nil {
+		return err
+	}
+	for i, c := range cfg.Listen {
+		store, err := a.openCertificates(c)
+		if err != nil {
+			return err
+		}
+		handler := a.handler.Listener(c)
+		if a.acme != nil && store == nil {
+			handler = a.acme.Challenges(handler) // of names that have no certificate yet
+		}
+		a.public = append(a.public, newPublicServer(c, sockets[i], store, handler, a.handler.Refusals(c), a.away, a.log))
 	}
 	return nil
 }
@@ -357,6 +370,9 @@ func (a *App) Run(ctx context.Context) (err error) {
 	}
 	a.parts.run("limiter", a.limiter.Run)
 	a.parts.run("certificates", a.followCertificates)
+	if a.acme != nil {
+		a.parts.run("acme", a.acme.Run)
+	}
 	a.parts.run("issuers' keys", a.keys.Run)
 	if a.accessLog != nil {
 		a.parts.run("access log", a.accessLog.Run)

@@ -3,9 +3,12 @@ package app
 import (
 	"context"
 	"fmt"
+	"net"
+	"slices"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/acme"
 	"github.com/proconsul/proconsul/pkg/admin"
 	"github.com/proconsul/proconsul/pkg/certs"
 	"github.com/proconsul/proconsul/pkg/metrics"
@@ -30,9 +33,77 @@ func (a *App) openCertificates(c config.Listen) (*certs.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listener %s: %w", c.Name, err)
 	}
+	if a.acme != nil && len(c.TLS.ACME) > 0 {
+		store.Also(a.acme.Get)
+	}
 	a.secured = append(a.secured, secured{c.Name, store})
 	a.warnOfExpiry(c.Name, store)
 	return store, nil
+}
+
+// openACME prepares to obtain the certificates that listeners have no files
+// for. Clear listeners answer the issuer's challenges from then on.
+func (a *App) openACME(cfg *config.Config, sockets []net.Listener) error {
+	o := acme.Options{Config: cfg.ACME, OnEvent: a.onACME}
+	for i, c := range cfg.Listen {
+		addr := sockets[i].Addr().String()
+		switch {
+		case c.TLS == nil && o.Clear == "":
+			o.Clear = addr
+		case c.TLS != nil && len(c.TLS.ACME) > 0:
+			o.Names = append(o.Names, c.TLS.ACME...)
+			o.Secure = addr
+		}
+	}
+	if len(o.Names) == 0 {
+		return nil
+	}
+	if cfg.ACME.Storage == "consul" {
+		o.KV = a.client.Store(cfg.ACME.KVPrefix)
+	}
+	slices.Sort(o.Names)
+	o.Names = slices.Compact(o.Names)
+	obtained, err := acme.New(o)
+	if err != nil {
+		return err
+	}
+	a.stack.push("acme", obtained.Close)
+	a.acme = obtained
+	return nil
+}
+
+// onACME tells of a certificate that was obtained, or was not.
+func (a *App) onACME(e acme.Event) {
+	log := a.log.With("component", "tls", "name", e.Name)
+	if e.Err != nil {
+		a.metrics.CertificatesRefused()
+		log.Error("certificate not obtained, it is tried again", "err", e.Err)
+		a.tell(admin.Event{Kind: "tls", Severity: admin.Error, Message: fmt.Sprintf("no certificate for %s: %v", e.Name, e.Err)})
+		return
+	}
+	a.metrics.CertificatesLoaded()
+	log.Info("certificate obtained")
+	a.tell(admin.Event{Kind: "tls", Severity: admin.Info, Message: "certificate for " + e.Name + " obtained"})
+}
+
+// shownCertificates lists what the listeners show, by listener.
+func (a *App) shownCertificates() (list []shownCertificate) {
+	for _, s := range a.secured {
+		for _, c := range s.store.List() {
+			list = append(list, shownCertificate{s.listener, c})
+		}
+	}
+	if a.acme != nil {
+		for _, c := range a.acme.List() {
+			list = append(list, shownCertificate{"acme", certs.InfoOf(c.Leaf)})
+		}
+	}
+	return list
+}
+
+type shownCertificate struct {
+	listener string // or acme
+	certs.Info
 }
 
 // followCertificates reads certificate files again after they may have changed,
@@ -125,20 +196,18 @@ func (a *App) warnOfExpiry(listener string, store *certs.Store) {
 // certificates lists what the listeners show, for the status.
 func (a *App) certificates() []admin.Certificate {
 	var list []admin.Certificate
-	for _, s := range a.secured {
-		for _, c := range s.store.List() {
-			row := admin.Certificate{Listener: s.listener, Subject: c.Subject, Names: c.Names, Issuer: c.Issuer,
-				NotBefore: c.NotBefore, NotAfter: c.NotAfter, File: c.File, Error: c.Err, State: "ok"}
-			switch now := time.Now(); {
-			case c.NotAfter.IsZero():
-				row.State = "refused"
-			case now.After(c.NotAfter) || now.Before(c.NotBefore):
-				row.State = "invalid"
-			case config.Expiry(c.NotBefore, c.NotAfter, now) != "":
-				row.State = "expiring"
-			}
-			list = append(list, row)
+	for _, c := range a.shownCertificates() {
+		row := admin.Certificate{Listener: c.listener, Subject: c.Subject, Names: c.Names, Issuer: c.Issuer,
+			NotBefore: c.NotBefore, NotAfter: c.NotAfter, File: c.File, Error: c.Err, State: "ok"}
+		switch now := time.Now(); {
+		case c.NotAfter.IsZero():
+			row.State = "refused"
+		case now.After(c.NotAfter) || now.Before(c.NotBefore):
+			row.State = "invalid"
+		case config.Expiry(c.NotBefore, c.NotAfter, now) != "":
+			row.State = "expiring"
 		}
+		list = append(list, row)
 	}
 	return list
 }
@@ -172,11 +241,9 @@ func (a *App) tlsStatus() admin.Dependency {
 
 // certificatesState is the same for the metrics.
 func (a *App) certificatesState() (list []metrics.CertificateState) {
-	for _, s := range a.secured {
-		for _, c := range s.store.List() {
-			if !c.NotAfter.IsZero() {
-				list = append(list, metrics.CertificateState{Subject: c.Subject, NotAfter: c.NotAfter})
-			}
+	for _, c := range a.shownCertificates() {
+		if !c.NotAfter.IsZero() {
+			list = append(list, metrics.CertificateState{Subject: c.Subject, NotAfter: c.NotAfter})
 		}
 	}
 	return list

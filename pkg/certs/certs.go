@@ -171,7 +171,7 @@ func (s *Store) asks() bool { return s.cfg.ClientAuth != "" && s.cfg.ClientAuth 
 
 // add makes a certificate known by every name that it is for.
 func (n *set) add(c config.Certificate, pair *tls.Certificate, err error) {
-	in := infoOf(pair.Leaf)
+	in := InfoOf(pair.Leaf)
 	in.File = c.CertFile
 	if err != nil {
 		in.Err = err.Error()
@@ -197,7 +197,8 @@ func (n *set) add(c config.Certificate, pair *tls.Certificate, err error) {
 	}
 }
 
-func infoOf(leaf *x509.Certificate) Info {
+// InfoOf describes a certificate that is in no file.
+func InfoOf(leaf *x509.Certificate) Info {
 	in := Info{Subject: leaf.Subject.CommonName, Names: leaf.DNSNames, Issuer: leaf.Issuer.CommonName, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}
 	for _, ip := range leaf.IPAddresses {
 		in.Names = append(in.Names[:len(in.Names):len(in.Names)], ip.String())
@@ -222,13 +223,31 @@ func (s *Store) Also(other Source) { s.other.Store(&other) }
 // Load reads.
 func (s *Store) TLS() *tls.Config {
 	c := s.config(nil)
-	if s.asks() {
-		// The issuers may change, and a server keeps the configuration that it
-		// was started with. The keys of session tickets stay this one's; a
-		// resumed session's issuer is checked against the current ones.
-		c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.current.Load().tls, nil }
+	challenged := s.other.Load() != nil
+	if !challenged && !s.asks() {
+		return c
+	}
+	// An issuer's challenge is a protocol of its own, without a client's
+	// certificate.
+	challenges := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{challengeProtocol}, GetCertificate: s.choose}
+	// The issuers of clients may change, and a server keeps the configuration
+	// that it was started with. The keys of session tickets stay this one's; a
+	// resumed session's issuer is checked against the current ones.
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if challenged && challenge(hello) {
+			return challenges, nil
+		}
+		return s.current.Load().tls, nil
 	}
 	return c
+}
+
+// challengeProtocol is what an issuer of certificates speaks to find out who has
+// a name (RFC 8737).
+const challengeProtocol = "acme-tls/1"
+
+func challenge(hello *tls.ClientHelloInfo) bool {
+	return len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == challengeProtocol
 }
 
 func (s *Store) config(cas *x509.CertPool) *tls.Config {
@@ -256,8 +275,8 @@ var errNoCertificate = errors.New("no certificate for the name that the client a
 // wildcard for its first label, by the other source, or the listener's first.
 func (s *Store) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	cur := s.current.Load()
-	challenge := len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == "acme-tls/1" // RFC 8737
-	if !challenge {
+	challenged := challenge(hello)
+	if !challenged {
 		if c := s.pick(hello, cur.named(hello.ServerName)); c != nil {
 			return c, nil
 		}
@@ -267,7 +286,7 @@ func (s *Store) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return c, err
 		}
 	}
-	if challenge || cur.fallback == nil {
+	if challenged || cur.fallback == nil {
 		return nil, errNoCertificate
 	}
 	return cur.fallback, nil

@@ -59,6 +59,23 @@ func (d *deadline) told(h http.Header, now time.Time) http.Header {
 	return h
 }
 
+// punctual is a transport whose failures at the deadline are the deadline's: an
+// instance that was told of it resets the call by a timer of its own, which may
+// be seen before ours.
+type punctual struct {
+	next http.RoundTripper
+	at   time.Time
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p punctual) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := p.next.RoundTrip(r)
+	if err != nil && time.Until(p.at) < time.Millisecond { // further tries are told of it in milliseconds
+		<-r.Context().Done()
+	}
+	return resp, err
+}
+
 // overdue reports whether the call's deadline is what ended it.
 func (f *flight) overdue() bool {
 	return f.deadline.cancel != nil && errors.Is(context.Cause(f.r.Context()), errDeadline)

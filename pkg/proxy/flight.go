@@ -198,6 +198,9 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 	out, next := f.next(in.Address)
 	f.duplex()
 	f.interim.begin()
+	if f.deadline.cancel != nil {
+		next = punctual{next, f.deadline.at}
+	}
 	resp, err := f.up.breaker.RoundTrip(out, next, try)
 	f.interim.end()
 	f.latency = time.Since(f.began)
