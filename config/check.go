@@ -68,6 +68,7 @@ func (b *builder) check(c *Config) {
 			b.checkRoute(p, r)
 			b.checkUse(policies, join(p, "use"), r.Use)
 			b.checkService(c, upstreams, join(p, "upstream.service"), r.Upstream.Service)
+			b.checkShed(c, join(p, "shed"), r)
 			b.checkDelays(c, p, r)
 		}
 	}
@@ -319,8 +320,22 @@ func (b *builder) checkUpstream(c *Config, path string, u Upstream) {
 			b.bad(at(join(path, "breaker.fail_on"), i), strconv.Itoa(code), CodeRange, "is no status from 400 to 599", "")
 		}
 	}
+	if k := u.Concurrency; k.Max < k.Min && b.sound(join(path, "concurrency")) {
+		b.bad(join(path, "concurrency.max"), strconv.Itoa(k.Max), CodeRange, "is below min ("+strconv.Itoa(k.Min)+")", "")
+	}
 	if o := u.Outlier; o.MaxEjectFor < o.EjectFor && b.sound(join(path, "outlier")) {
 		b.bad(join(path, "outlier.max_eject_for"), formatDuration(o.MaxEjectFor), CodeRange, "is shorter than eject_for ("+formatDuration(o.EjectFor)+")", "")
+	}
+}
+
+// checkShed reports a class that nothing looks at.
+func (b *builder) checkShed(c *Config, path string, r Route) {
+	if r.Shed == "normal" || r.Shed == "" || r.Redirect != nil {
+		return
+	}
+	i := slices.IndexFunc(c.Upstreams, func(u Upstream) bool { return u.Name == r.Upstream.Service })
+	if i >= 0 && !c.Upstreams[i].Concurrency.Adaptive {
+		b.warn(path, CodeNoEffect, path+" has no effect: the upstream's concurrency is not adaptive", "write concurrency: {adaptive: true} in upstreams")
 	}
 }
 

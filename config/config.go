@@ -593,6 +593,7 @@ type Upstream struct {
 	Outlier     Outlier       `yaml:"outlier"`                                            // takes out single instances
 	MaxInFlight int           `yaml:"max_in_flight" min:"0" max:"1000000"`                // requests at once, then 503 concurrency_limited; 0: no limit
 	RateLimit   *RateLimit    `yaml:"rate_limit"`                                         // over all routes that go here, beside their own
+	Concurrency Concurrency   `yaml:"concurrency"`                                        // how many requests may wait for an answer at once, by the latency
 	MassDrop    MassDrop      `yaml:"mass_drop"`                                          // guard against a catalog that loses most of a pool
 	Drain       time.Duration `yaml:"drain" max:"1h"`                                     // how long streams of an instance that leaves may go on; requests always finish
 
@@ -648,6 +649,18 @@ type Outlier struct {
 	Panic       Percent       `yaml:"panic"`                               // below this share of the pool all serve again
 }
 
+// Concurrency limits how many requests may wait for an answer at once, and
+// finds the limit itself: it grows while the service is about as fast as it is
+// without a queue, and falls beyond, so that an overload is turned away here
+// with 503 concurrency_limited before the service falls over.
+type Concurrency struct {
+	Adaptive bool          `yaml:"adaptive"`                  // use it
+	Min      int           `yaml:"min" min:"1" max:"1000000"` // of the limit
+	Max      int           `yaml:"max" min:"1" max:"1000000"` // of the limit
+	Headroom Percent       `yaml:"headroom" min:"5%"`         // that the median latency may be above the one without a queue
+	Probe    time.Duration `yaml:"probe" min:"1s" max:"1h"`   // how often half of the limit is let in for a moment to measure that
+}
+
 // MassDrop holds an update that would take most of a pool at once.
 type MassDrop struct {
 	Disabled bool          `yaml:"disabled"`       // believe every update at once
@@ -663,6 +676,7 @@ type Route struct {
 	Middleware `yaml:",inline"`
 	Upstream   RouteUpstream `yaml:"upstream"`                              // where requests go and as what
 	Redirect   *Redirect     `yaml:"redirect"`                              // an answer instead of an upstream
+	Shed       string        `yaml:"shed" enum:"low|normal|high"`           // whose requests an adaptive concurrency turns away first: those of low
 	Priority   int           `yaml:"priority" min:"-1000000" max:"1000000"` // breaks ties between equally specific routes; higher first
 
 	// File and Line are where the route stands, for provenance.

@@ -104,6 +104,7 @@ func DefaultUpstream() Upstream {
 			Panic:       50,
 		},
 		MaxInFlight: 1024,
+		Concurrency: Concurrency{Min: 5, Max: 1000, Headroom: 50, Probe: 30 * time.Second},
 		MassDrop:    MassDrop{Share: 50, Hold: 30 * time.Second},
 		Drain:       30 * time.Second,
 	}
@@ -226,7 +227,7 @@ func elementDefault(t reflect.Type) reflect.Value {
 	case reflect.TypeFor[AdminToken]():
 		v = AdminToken{Role: "viewer"}
 	case reflect.TypeFor[Route]():
-		v = Route{Upstream: RouteUpstream{Host: "preserve"}}
+		v = Route{Shed: "normal", Upstream: RouteUpstream{Host: "preserve"}}
 	case reflect.TypeFor[Redirect]():
 		v = Redirect{Code: 307}
 	default:

@@ -41,6 +41,7 @@ func run(ctx context.Context, args []string) int {
 	flags.IntVar(&c.Weight, "weight", 1, "Consul `weight`")
 	flags.Float64Var(&c.FailRate, "fail-rate", 0, "`share` of requests, 0 to 1, that get 500")
 	flags.DurationVar(&c.Delay, "delay", 0, "wait before every answer")
+	flags.IntVar(&c.Places, "places", 0, "how many requests are worked on at once, while others wait; 0 for all")
 	flags.DurationVar(&c.CheckInterval, "check-interval", time.Second, "gap between Consul's health checks")
 	flags.DurationVar(&c.DrainDelay, "drain-delay", 3*time.Second, "how long to serve on after deregistering; 0 for not at all")
 	agent := flags.String("consul", "", "Consul `address` (default CONSUL_HTTP_ADDR, else 127.0.0.1:8500); \"none\" does not register")

@@ -168,27 +168,44 @@ type Latency struct {
 // Upstream is a named way to a service, with every registered instance of it,
 // usable or not.
 type Upstream struct {
-	Name        string     `json:"name"`
-	Service     string     `json:"service"`           // in Consul; empty: instances of the configuration
-	Balance     string     `json:"balance,omitempty"` // how the pool picks
-	Health      string     `json:"health"`            // ok, degraded, down or empty; filled in by this package
-	Usable      int        `json:"usable"`            // instances that may be picked; filled in by this package
-	Total       int        `json:"total"`             // instances; filled in by this package
-	Stale       bool       `json:"stale"`             // served from Consul's last good answer
-	Index       uint64     `json:"index,omitempty"`   // Consul's change index
-	UpdatedAt   time.Time  `json:"updated_at,omitzero"`
-	Error       string     `json:"error,omitempty"` // of its watch
-	InFlight    int64      `json:"in_flight"`
-	MaxInFlight int        `json:"max_in_flight,omitempty"` // 0: no limit
-	Breaker     Breaker    `json:"breaker"`
-	Panic       bool       `json:"panic,omitempty"`     // too few are left: distrusted instances serve
-	HeldUntil   time.Time  `json:"held_until,omitzero"` // an update that took most instances is not believed until then
-	Retries     uint64     `json:"retries"`             // second and later tries
-	Rescued     uint64     `json:"rescued"`             // of those, that brought an answer below 500
-	Failed      []Failure  `json:"failed,omitempty"`    // tries of all its instances
-	Routes      []string   `json:"routes"`              // that go there; filled in by this package
-	Stats                  // of tries, as its instances answered them
-	Instances   []Instance `json:"instances"`
+	Name        string       `json:"name"`
+	Service     string       `json:"service"`           // in Consul; empty: instances of the configuration
+	Balance     string       `json:"balance,omitempty"` // how the pool picks
+	Health      string       `json:"health"`            // ok, degraded, down or empty; filled in by this package
+	Usable      int          `json:"usable"`            // instances that may be picked; filled in by this package
+	Total       int          `json:"total"`             // instances; filled in by this package
+	Stale       bool         `json:"stale"`             // served from Consul's last good answer
+	Index       uint64       `json:"index,omitempty"`   // Consul's change index
+	UpdatedAt   time.Time    `json:"updated_at,omitzero"`
+	Error       string       `json:"error,omitempty"` // of its watch
+	InFlight    int64        `json:"in_flight"`
+	MaxInFlight int          `json:"max_in_flight,omitempty"` // 0: no limit
+	Concurrency *Concurrency `json:"concurrency,omitempty"`   // absent: not adaptive
+	Breaker     Breaker      `json:"breaker"`
+	Panic       bool         `json:"panic,omitempty"`     // too few are left: distrusted instances serve
+	HeldUntil   time.Time    `json:"held_until,omitzero"` // an update that took most instances is not believed until then
+	Retries     uint64       `json:"retries"`             // second and later tries
+	Rescued     uint64       `json:"rescued"`             // of those, that brought an answer below 500
+	Failed      []Failure    `json:"failed,omitempty"`    // tries of all its instances
+	Routes      []string     `json:"routes"`              // that go there; filled in by this package
+	Stats                    // of tries, as its instances answered them
+	Instances   []Instance   `json:"instances"`
+}
+
+// Concurrency is an upstream's adaptive limit.
+type Concurrency struct {
+	Limit    int    `json:"limit"`     // requests that may wait for an answer at once
+	InFlight int    `json:"in_flight"` // that do
+	Base     Millis `json:"base_ms"`   // median latency without a queue, as last measured; 0: not known
+	Probing  bool   `json:"probing"`   // fewer are let in for a moment, to measure that
+	Shed     Shed   `json:"shed"`      // requests that were turned away
+}
+
+// Shed are requests that were turned away, by the class of their route.
+type Shed struct {
+	Low    int64 `json:"low"`
+	Normal int64 `json:"normal"`
+	High   int64 `json:"high"`
 }
 
 // Breaker is the circuit breaker around an upstream.

@@ -9,6 +9,7 @@ import (
 	"github.com/proconsul/proconsul/balancer"
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/discovery"
+	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/admin"
 	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/gateway"
@@ -124,6 +125,10 @@ func (a *App) upstreamStatus(up *upstream) (admin.Upstream, []admin.Rejected) {
 		Breaker:   breakerStatus(b),
 		Stats:     statsOf(a.metrics.Upstream(up.config.Name).Stats()),
 		Instances: make([]admin.Instance, 0, len(members)),
+	}
+	if st, ok := up.proxy.Adaptive(); ok {
+		row.Concurrency = &admin.Concurrency{Limit: st.Limit, InFlight: st.InFlight, Base: admin.Millis(st.Base), Probing: st.Probing,
+			Shed: admin.Shed{Low: st.Shed[adaptive.Low], Normal: st.Shed[adaptive.Normal], High: st.Shed[adaptive.High]}}
 	}
 	var rejected []admin.Rejected
 	if up.query != (discovery.Query{}) {
@@ -256,6 +261,12 @@ func (a *App) metricsState() metrics.State {
 			row.Instances = append(row.Instances, metrics.InstanceState{
 				ID: m.Instance.ID, State: instanceState(m), InFlight: m.InFlight, Weight: m.Effective,
 			})
+		}
+		if st, ok := up.proxy.Adaptive(); ok {
+			row.Concurrency = &metrics.ConcurrencyState{Limit: st.Limit, InFlight: st.InFlight, Shed: map[string]int64{}}
+			for c := range adaptive.Classes {
+				row.Concurrency.Shed[c.String()] = st.Shed[c]
+			}
 		}
 		s.Upstreams = append(s.Upstreams, row)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/proconsul/proconsul/balancer"
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/discovery"
+	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/proxy"
@@ -294,9 +295,17 @@ func proxySettings(c config.Upstream) proxy.Settings {
 		Total:    c.Timeout.Total,
 		Idle:     c.Timeout.Idle,
 		Drain:    c.Drain,
+		Adaptive: adaptiveSettings(c.Concurrency),
 		Retry: proxy.Retry{Attempts: c.Retry.Attempts, On: c.Retry.On, Methods: c.Retry.Methods,
 			Budget: c.Retry.Budget.Fraction(), MinRate: c.Retry.MinRate},
 	}
+}
+
+func adaptiveSettings(c config.Concurrency) *adaptive.Settings {
+	if !c.Adaptive {
+		return nil
+	}
+	return &adaptive.Settings{Min: c.Min, Max: c.Max, Headroom: c.Headroom.Fraction(), Probe: c.Probe}
 }
 
 func breakerSettings(c config.Upstream) breaker.Settings {

@@ -27,6 +27,9 @@ type Options struct {
 	FailRate float64
 	// Delay comes before every answer but that of /healthz.
 	Delay time.Duration
+	// Places is how many requests are worked on at once, for Delay each, while
+	// others wait; 0: all.
+	Places int
 }
 
 // What one request can ask for at most.
@@ -67,12 +70,19 @@ type Reply struct {
 // every=100ms.
 type Server struct {
 	o        Options
+	places   chan struct{} // taken while a request is worked on; nil: there is no end of them
 	sick     atomic.Bool
 	requests atomic.Uint64
 }
 
 // New returns an instance's handler. It is well.
-func New(o Options) *Server { return &Server{o: o} }
+func New(o Options) *Server {
+	s := &Server{o: o}
+	if o.Places > 0 {
+		s.places = make(chan struct{}, o.Places)
+	}
+	return s
+}
 
 // SetHealthy makes /healthz answer 200, or 503.
 func (s *Server) SetHealthy(ok bool) { s.sick.Store(!ok) }
@@ -96,7 +106,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if !pause(r, s.o.Delay+k.delay) {
+	if !s.work(r, s.o.Delay+k.delay) {
 		return
 	}
 	if fails(s.o.FailRate) || fails(k.fail) {
@@ -119,6 +129,21 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func fails(share float64) bool { return share > 0 && rand.Float64() < share }
+
+// work takes d of one of the instance's places, after waiting for one; false:
+// the client has gone.
+func (s *Server) work(r *http.Request, d time.Duration) bool {
+	if s.places == nil {
+		return pause(r, d)
+	}
+	select {
+	case s.places <- struct{}{}:
+	case <-r.Context().Done():
+		return false
+	}
+	defer func() { <-s.places }()
+	return pause(r, d)
+}
 
 // pause waits for d; false: the client has gone.
 func pause(r *http.Request, d time.Duration) bool {

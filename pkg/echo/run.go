@@ -49,6 +49,9 @@ func Run(ctx context.Context, c Config) error {
 	if c.Delay < 0 || c.Delay > maxDelay {
 		return fmt.Errorf("echo: delay %v is not between 0 and %v", c.Delay, maxDelay)
 	}
+	if c.Places < 0 {
+		return fmt.Errorf("echo: places %d are below 0", c.Places)
+	}
 	if c.Addr == "" {
 		c.Addr = "127.0.0.1"
 	}

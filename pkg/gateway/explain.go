@@ -234,6 +234,7 @@ func rename(h http.Header, rules config.HeaderRules) {
 // proxy finds out; nil: it would be.
 func refusalOf(up *proxy.Upstream, send proxy.Preview, method string) *problem.Error {
 	b, pool := up.Breaker().Status(), up.Pool().Stats()
+	limit, adaptively := up.Adaptive()
 	switch {
 	case send.Looped:
 		return problem.New(problem.LoopDetected, "", nil)
@@ -241,6 +242,8 @@ func refusalOf(up *proxy.Upstream, send proxy.Preview, method string) *problem.E
 		return problem.New(problem.MethodNotAllowed, "this gateway makes no tunnels", nil)
 	case b.Settings.MaxInFlight > 0 && b.InFlight >= b.Settings.MaxInFlight:
 		return problem.New(problem.ConcurrencyLimited, fmt.Sprintf("%d requests are in flight, which is the upstream's limit", b.InFlight), nil)
+	case adaptively && limit.InFlight >= limit.Limit:
+		return problem.New(problem.ConcurrencyLimited, fmt.Sprintf("%d requests wait for an answer, which is the limit that was found for the service", limit.InFlight), nil)
 	case pool.Total == 0:
 		return problem.New(problem.NoInstances, "", nil)
 	case pool.Serving == 0:

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/identity"
 	"github.com/proconsul/proconsul/pkg/limiter"
 	"github.com/proconsul/proconsul/pkg/metrics"
@@ -91,7 +92,9 @@ func destination(rc *config.Route, d Deps) (http.Handler, error) {
 }
 
 func proxyOptions(rc *config.Route) proxy.RouteOptions {
+	class, _ := adaptive.ParseClass(rc.Shed) // the configuration has checked it
 	return proxy.RouteOptions{
+		Shed:    class,
 		Name:    rc.Name,
 		Strip:   rc.Upstream.Strip,
 		Prepend: rc.Upstream.Prepend,

@@ -69,7 +69,7 @@ func wantLine(t testing.TB, text, line string) {
 
 func state() metrics.State {
 	return metrics.State{
-		Upstreams: []metrics.UpstreamState{{Name: "orders", Breaker: "half_open", Instances: []metrics.InstanceState{
+		Upstreams: []metrics.UpstreamState{{Name: "orders", Breaker: "half_open", Concurrency: &metrics.ConcurrencyState{Limit: 40, InFlight: 7, Shed: map[string]int64{"low": 9, "high": 0}}, Instances: []metrics.InstanceState{
 			{ID: "n1/orders-1", State: "passing", InFlight: 3, Weight: 5},
 			{ID: "n1/orders-2", State: "ejected", Weight: 0},
 			{ID: "n2/orders-3", State: "maintenance"},
@@ -136,6 +136,8 @@ func TestMetricsHoldWhatHappened(t *testing.T) {
 		`proconsul_breaker_transitions_total{to="closed",upstream="orders"} 0`,
 		`proconsul_breaker_state{state="half_open",upstream="orders"} 1`,
 		`proconsul_breaker_state{state="open",upstream="orders"} 0`,
+		`proconsul_concurrency_limit{upstream="orders"} 40`,
+		`proconsul_concurrency_shed_total{class="low",upstream="orders"} 9`,
 		`proconsul_instances{state="passing",upstream="orders"} 1`,
 		`proconsul_instances{state="ejected",upstream="orders"} 1`,
 		`proconsul_instances{state="warning",upstream="orders"} 0`,

@@ -48,6 +48,14 @@ type UpstreamState struct {
 	Name      string
 	Instances []InstanceState
 	Breaker   string // closed, open or half_open; empty: it has none
+
+	Concurrency *ConcurrencyState // nil: not adaptive
+}
+
+// ConcurrencyState is an upstream's adaptive limit.
+type ConcurrencyState struct {
+	Limit, InFlight int
+	Shed            map[string]int64 // requests that were turned away, by class
 }
 
 // InstanceState is one instance of an upstream.
@@ -105,6 +113,7 @@ type stateCollector struct {
 	m *Metrics
 
 	instances, instInFlight, instWeight, instEjected *prometheus.Desc
+	concLimit, concInFlight, concShed                *prometheus.Desc
 	breaker, consulUp, lastContact, stale, redisUp   *prometheus.Desc
 	routes, draining, spans, linesDropped, certEnd   *prometheus.Desc
 	limitCalls, limitKeys, limitWaiting              *prometheus.Desc
@@ -130,6 +139,9 @@ func newStateCollector(m *Metrics) *stateCollector {
 		instWeight:   desc("proconsul_instance_weight", "The weight that an instance has now, after slow start.", "upstream", "instance_id"),
 		instEjected:  desc("proconsul_instance_ejected", "1 while an instance is ejected for its failures.", "upstream", "instance_id"),
 		breaker:      desc("proconsul_breaker_state", "1 for the state that the upstream's breaker is in.", "upstream", "state"),
+		concLimit:    desc("proconsul_concurrency_limit", "Requests that an adaptive limit lets wait for an answer at once.", "upstream"),
+		concInFlight: desc("proconsul_concurrency_in_flight", "Requests that wait for an answer under an adaptive limit.", "upstream"),
+		concShed:     typed("counter", "proconsul_concurrency_shed_total", "Requests that an adaptive limit turned away, by the class of their route.", "upstream", "class"),
 		consulUp:     desc("proconsul_consul_up", "1 while Consul answers."),
 		lastContact:  desc("proconsul_consul_last_contact_seconds", "Age of Consul's last answer; of the process where there was none."),
 		stale:        desc("proconsul_catalog_stale_services", "Catalog queries that are served from their last good answer because Consul does not answer."),
@@ -149,6 +161,7 @@ func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.instances, c.instInFlight, c.instWeight, c.instEjected, c.breaker,
 		c.consulUp, c.lastContact, c.stale, c.redisUp, c.routes, c.draining, c.spans, c.linesDropped, c.certEnd,
+		c.concLimit, c.concInFlight, c.concShed,
 		c.limitCalls, c.limitKeys, c.limitWaiting,
 		c.consumers, c.consumersBad,
 	} {
@@ -219,12 +232,12 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	for subject, at := range ends {
 		out(c.certEnd, float64(at.Unix()), subject)
 	}
-	c.collectUpstreams(s.Upstreams, out)
+	c.collectUpstreams(s.Upstreams, out, count)
 }
 
 // collectUpstreams never gives one label set twice, whatever it is told: the
 // registry would refuse the whole scrape.
-func (c *stateCollector) collectUpstreams(upstreams []UpstreamState, out func(*prometheus.Desc, float64, ...string)) {
+func (c *stateCollector) collectUpstreams(upstreams []UpstreamState, out func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
 	type member struct{ upstream, id string }
 	type values struct{ inFlight, weight, ejected float64 }
 	seen := make(map[string]bool, len(upstreams))
@@ -250,6 +263,13 @@ func (c *stateCollector) collectUpstreams(upstreams []UpstreamState, out func(*p
 		}
 		for i, n := range states {
 			out(c.instances, float64(n), name, instanceStates[i])
+		}
+		if k := u.Concurrency; k != nil {
+			out(c.concLimit, float64(k.Limit), name)
+			out(c.concInFlight, float64(k.InFlight), name)
+			for class, n := range k.Shed {
+				count(c.concShed, uint64(n), name, class)
+			}
 		}
 		if u.Breaker != "" {
 			for _, state := range breakerStates {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/problem"
@@ -66,6 +67,7 @@ func newRelay() any {
 // http.ErrAbortHandler.
 func (f *flight) deliver(resp *http.Response) error {
 	if f.upgrade != "" && resp.StatusCode == http.StatusSwitchingProtocols {
+		f.leave(adaptive.Irrelevant)
 		return f.switchProtocols(resp)
 	}
 	if slices.Contains(f.s.statuses, resp.StatusCode) {
@@ -79,6 +81,11 @@ func (f *flight) deliver(resp *http.Response) error {
 		f.report(resp.StatusCode, "", "", false, noBudget)
 	} else {
 		f.report(resp.StatusCode, "", "", false, false)
+	}
+	if resp.StatusCode < 500 {
+		f.leave(adaptive.Answered)
+	} else {
+		f.leave(adaptive.Irrelevant) // failures come fast
 	}
 	if f.x != nil && f.x.FirstByte == 0 {
 		f.x.FirstByte = max(time.Since(f.x.Start), 1)

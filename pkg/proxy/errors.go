@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/problem"
 )
@@ -95,6 +96,13 @@ func classify(err, upload error, gone bool, b *breaker.Breaker) failure {
 		return failure{problem: problem.New(problem.BadRequest, "", unquoted{err}), result: balancer.Canceled, word: failProtocol}
 	}
 	return upstream(problem.UpstreamReset, balancer.Reset, failReset, retryReset, err)
+}
+
+// shed is the answer to a request that an adaptive limit turns away.
+func shed(c adaptive.Class, err error) *problem.Error {
+	p := problem.New(problem.ConcurrencyLimited, "the service answers more slowly than it does without a queue, so fewer requests are let in; this route's class is "+c.String(), err)
+	p.RetryAfter = retryAfter
+	return p
 }
 
 func local(reason problem.Reason, after time.Duration, err error) failure {

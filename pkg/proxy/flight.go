@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/problem"
 )
@@ -34,7 +35,8 @@ type flight struct {
 	r     *http.Request
 	x     *middleware.Exchange // nil: no account is kept
 	start time.Time
-	total time.Duration // 0: no bound
+	total time.Duration     // 0: no bound
+	limit *adaptive.Limiter // in which the request has a place; nil: none, or not any more
 
 	// What every attempt sends.
 	header  http.Header
@@ -458,8 +460,28 @@ func (f *flight) part() {
 	}
 }
 
+// uploadCounts is how long a request's body may be for the latency of its
+// answer to be the service's: beyond, it may be the client's upload.
+const uploadCounts = 64 << 10
+
+// leave gives back the request's place in the adaptive limit: it counts those
+// that wait for an answer, so a slow client or a stream holds none.
+func (f *flight) leave(how adaptive.Outcome) {
+	if f.limit == nil {
+		return
+	}
+	if how == adaptive.Answered && (f.number > 0 || f.body != nil && (f.r.ContentLength < 0 || f.r.ContentLength > uploadCounts)) {
+		how = adaptive.Irrelevant
+	}
+	f.limit.Release(f.h.o.Shed, f.start, time.Now(), how)
+	f.limit = nil
+}
+
 // answer ends a request that no instance answered.
 func (f *flight) answer(fail failure) {
+	if fail.problem.Reason == problem.UpstreamTimeout {
+		f.leave(adaptive.TimedOut)
+	}
 	f.up.fail(f.instance, fail.problem)
 	if f.body != nil {
 		f.body.stop()
@@ -474,6 +496,7 @@ func (f *flight) answer(fail failure) {
 // end settles whatever is open, also where the request ends in a panic.
 func (f *flight) end() {
 	f.deadline.end()
+	f.leave(adaptive.Irrelevant)
 	f.settle(balancer.Canceled)
 	if f.body != nil {
 		f.body.stop()

@@ -13,17 +13,19 @@ import (
 	"strings"
 	"time"
 
+	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/problem"
 )
 
 // RouteOptions are what a route adds to its upstream.
 type RouteOptions struct {
-	Name    string        // for OnAttempt
-	Strip   string        // path prefix to take off, by segments
-	Prepend string        // path prefix to put on
-	Host    string        // "preserve" or "": as the client sent it; "instance": its address; else the value itself
-	Timeout time.Duration // of all tries until the header; 0: the upstream's
+	Name    string         // for OnAttempt
+	Strip   string         // path prefix to take off, by segments
+	Prepend string         // path prefix to put on
+	Host    string         // "preserve" or "": as the client sent it; "instance": its address; else the value itself
+	Timeout time.Duration  // of all tries until the header; 0: the upstream's
+	Shed    adaptive.Class // whose requests an adaptive limit turns away first
 }
 
 // handler is the end of a route's chain. Everything that is the same for all
@@ -91,7 +93,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer h.up.breaker.Release()
+	limit := h.up.adaptive.Load()
+	if limit != nil {
+		if err := limit.Acquire(h.o.Shed, time.Now()); err != nil {
+			problem.Write(w, r, shed(h.o.Shed, err))
+			return
+		}
+	}
 	f := h.up.flight()
+	f.limit = limit
 	f.h, f.up, f.s = h, h.up, h.up.settings.Load()
 	f.w, f.r, f.x, f.start = w, r, middleware.Of(w), time.Now()
 	defer f.end()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/problem"
 )
@@ -28,6 +29,8 @@ type Settings struct {
 	Drain    time.Duration // how long streams may last when their instance is deregistered or in maintenance; 0: 30 s
 
 	Retry Retry
+
+	Adaptive *adaptive.Settings // how many requests may wait for an answer at once follows the latency; nil: no such limit
 }
 
 // Retry says when a request is sent to another instance.
@@ -79,8 +82,9 @@ type Upstream struct {
 	settings atomic.Pointer[settings]
 	budget   budget
 	streams  streams
-	relays   sync.Pool // of *relay
-	flights  sync.Pool // of *flight
+	relays   sync.Pool                        // of *relay
+	adaptive atomic.Pointer[adaptive.Limiter] // nil: none
+	flights  sync.Pool                        // of *flight
 }
 
 // settings are Settings in the form that requests read them in.
@@ -113,6 +117,16 @@ func (u *Upstream) Name() string { return u.name }
 // Pool returns the instances that the upstream picks from.
 func (u *Upstream) Pool() *balancer.Pool { return u.pool }
 
+// Adaptive returns what the adaptive limit does now; ok is false where there
+// is none.
+func (u *Upstream) Adaptive() (s adaptive.Status, ok bool) {
+	l := u.adaptive.Load()
+	if l == nil {
+		return s, false
+	}
+	return l.Status(), true
+}
+
 // Breaker returns the upstream's breaker.
 func (u *Upstream) Breaker() *breaker.Breaker { return u.breaker }
 
@@ -123,6 +137,14 @@ func (u *Upstream) Configure(s Settings) error {
 	next, err := u.compile(s)
 	if err != nil {
 		return fmt.Errorf("upstream %s: %w", u.name, err)
+	}
+	switch l := u.adaptive.Load(); {
+	case s.Adaptive == nil:
+		u.adaptive.Store(nil)
+	case l != nil:
+		l.Configure(*s.Adaptive) // what it has found out stays
+	default:
+		u.adaptive.Store(adaptive.New(*s.Adaptive, time.Now()))
 	}
 	old := u.settings.Swap(next)
 	if old != nil && old.transports != next.transports {

@@ -217,7 +217,9 @@ function serviceRow(first) {
 		numbers[4].classList.toggle("bad", u.error_share > 0.01);
 		const wait = u.breaker.state === "open" && left(u.breaker.retry_at) > 0 ? " " + span(left(u.breaker.retry_at)) : "";
 		pill(breaker, u.breaker.state, u.breaker.state.replace("_", " ") + wait); breaker.title = (u.breaker.why ?? "") + "\nopen, close or reset it";
-		put(flight, count(u.in_flight) + (u.max_in_flight ? "/" + count(u.max_in_flight) : ""));
+		const most = u.concurrency ? u.concurrency.limit : u.max_in_flight, shed = u.concurrency?.shed;
+		put(flight, count(u.in_flight) + (most ? "/" + count(most) : ""));
+		flight.title = shed ? "adaptive limit; turned away: low " + count(shed.low) + ", normal " + count(shed.normal) + ", high " + count(shed.high) : "";
 		instances();
 	} };
 }
