@@ -41,6 +41,7 @@ microbench: ## run the benchmarks beside the code
 tools: $(CONSUL) ## build a Consul and find what else the tests drive: Redis, Chromium, Prometheus
 	@command -v redis-server >/dev/null || deploy/scripts/install-debian.sh redis-server redis-server
 	@command -v chromium >/dev/null || deploy/scripts/install-debian.sh chromium chromium
+	@command -v systemd-analyze >/dev/null || deploy/scripts/install-debian.sh systemd-analyze systemd
 	@command -v prometheus >/dev/null && command -v promtool >/dev/null || deploy/scripts/install-debian.sh prometheus prometheus
 
 $(CONSUL): tools/consul/go.mod
@@ -48,8 +49,9 @@ $(CONSUL): tools/consul/go.mod
 	@mkdir -p $(TOOLS)
 	cd tools/consul && CGO_ENABLED=0 $(GO) build -o $(CONSUL) github.com/hashicorp/consul
 
-validate: build ## check every example configuration
+validate: build ## check every example configuration, and the files for Kubernetes and Nomad
 	@for f in deploy/*.yaml deploy/compose/*.yaml; do ./bin/proconsul validate -c $$f || exit 2; done
+	cd tools/deploy && $(GO) test ./...
 
 screenshots: tools ## make the pictures of README.md from the demo
 	$(GO) test ./pkg/browser -count=1 -run NewOperator -pictures $(CURDIR)/docs/img

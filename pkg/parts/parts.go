@@ -196,10 +196,8 @@ type Consul struct {
 	data string // the directory that its catalog is in
 }
 
-// StartConsul starts a single Consul server with its data on disk, so that it
-// can be stopped and started again with its catalog. Further configuration may
-// be given as JSON objects, which the agent merges.
-func StartConsul(t testing.TB, extra ...string) *Consul {
+// ConsulPath is where the Consul that tests run is.
+func ConsulPath(t testing.TB) string {
 	t.Helper()
 	path := os.Getenv("PROCONSUL_TEST_CONSUL")
 	if path == "" {
@@ -208,6 +206,15 @@ func StartConsul(t testing.TB, extra ...string) *Consul {
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("no Consul at %s: run `make tools` (it builds one), or set PROCONSUL_TEST_CONSUL to a consul binary", path)
 	}
+	return path
+}
+
+// StartConsul starts a single Consul server with its data on disk, so that it
+// can be stopped and started again with its catalog. Further configuration may
+// be given as JSON objects, which the agent merges.
+func StartConsul(t testing.TB, extra ...string) *Consul {
+	t.Helper()
+	path := ConsulPath(t)
 	dir := t.TempDir()
 	p := FreePorts(t, 5)
 	node := fmt.Sprintf("node-%d", p[0])
