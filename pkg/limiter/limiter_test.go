@@ -41,20 +41,26 @@ func startStoppable(t testing.TB, o limiter.Options) (*limiter.Limiter, func()) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	stop := run(t, l)
+	if o.Redis != nil {
+		parts.Eventually(t, 5*time.Second, "the store is not up", func() bool { return l.State().Up })
+	}
+	return l, stop
+}
+
+// run runs a limiter until the test ends, or until it is stopped.
+func run(t testing.TB, l *limiter.Limiter) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- l.Run(ctx) }()
-	stop := sync.OnceFunc(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("run: %v", err)
 		}
 	})
 	t.Cleanup(stop)
-	if o.Redis != nil {
-		parts.Eventually(t, 5*time.Second, "the store is not up", func() bool { return l.State().Up })
-	}
-	return l, stop
+	return stop
 }
 
 func redisAt(addr string) *limiter.Redis { return &limiter.Redis{Addr: addr, Timeout: patient} }

@@ -49,36 +49,12 @@ func ask(addr string, args ...any) string {
 	return v
 }
 
-// startCluster starts three masters with a third of the slots each.
-func startCluster(t testing.TB) (nodes []*parts.Redis, addrs []string) {
-	t.Helper()
-	buses := parts.FreePorts(t, 3)
-	for i := range 3 {
-		n := parts.StartRedis(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no",
-			"--cluster-port", fmt.Sprint(buses[i]))
-		do(t, n.Addr, "CLUSTER", "ADDSLOTSRANGE", i*16384/3, (i+1)*16384/3-1)
-		do(t, n.Addr, "CLUSTER", "SET-CONFIG-EPOCH", i+1)
-		nodes, addrs = append(nodes, n), append(addrs, n.Addr)
-	}
-	for i, n := range nodes[1:] {
-		host, port, _ := net.SplitHostPort(n.Addr)
-		do(t, nodes[0].Addr, "CLUSTER", "MEET", host, port, buses[i+1])
-	}
-	parts.Eventually(t, 15*time.Second, "the cluster does not form", func() bool {
-		return !slices.ContainsFunc(nodes, func(n *parts.Redis) bool {
-			info := ask(n.Addr, "CLUSTER", "INFO")
-			return !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:3") || !strings.Contains(info, "cluster_slots_ok:16384")
-		})
-	})
-	return nodes, addrs
-}
-
 // Every identity of a cluster is counted exactly, wherever its slot is, and
 // while it moves; and a master that is away takes only its own identities
 // along.
 func TestCluster(t *testing.T) {
 	t.Parallel()
-	nodes, addrs := startCluster(t)
+	nodes, addrs := limiter.StartCluster(t)
 	var ls []*limiter.Limiter
 	for range 2 {
 		ls = append(ls, start(t, limiter.Options{Redis: &limiter.Redis{Mode: limiter.Cluster, Addrs: addrs, Timeout: patient}}))
@@ -148,7 +124,7 @@ func TestCluster(t *testing.T) {
 // A slot that moves to another master while it is used loses nothing.
 func TestAMovedSlot(t *testing.T) {
 	t.Parallel()
-	nodes, addrs := startCluster(t)
+	nodes, addrs := limiter.StartCluster(t)
 	l := start(t, limiter.Options{Redis: &limiter.Redis{Mode: limiter.Cluster, Addrs: addrs, Timeout: patient}})
 	p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(20, time.Hour)}, Precision: limiter.Exact, OnStoreError: limiter.FailClosed})
 	parts.Eventually(t, 5*time.Second, "the cluster is not reached", func() bool { return l.State().Up })
