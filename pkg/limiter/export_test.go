@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"slices"
@@ -45,6 +46,15 @@ func StartCluster(t testing.TB) (nodes []*parts.Redis, addrs []string) {
 		})
 	})
 	return nodes, addrs
+}
+
+// AskAlone is what a limiter does that makes a call for each request: one run
+// of the script, for one token.
+func (l *Limiter) AskAlone(ctx context.Context, client *redis.Client, p *Policy, key string) error {
+	o := &op{entry: &entry{key: p.redisKey(identity(key))}, policy: p, need: 1, sync: 1, want: 1, share: 2}
+	raw, err := l.store.acquire.Run(ctx, client, []string{o.entry.key}, o.args(l, l.now().wall)...).Result()
+	_, err = o.parse(raw, err)
+	return err
 }
 
 // Skew makes the limiter's wall clock wrong.

@@ -135,11 +135,14 @@ func (e *entry) count(ls *lease) {
 	ls.counted = spent
 }
 
-// bookLeases brings the tallies up to date with the leases in hand.
-func (e *entry) bookLeases(now instant) {
+// endLeases closes what the replica holds, which is too little for whoever asks:
+// clients are told of its own account from now on.
+func (e *entry) endLeases(now instant) {
 	for _, ls := range [...]*lease{e.cur.Load(), e.next} {
 		if ls != nil {
-			e.book(ls, now, ls.granted-max(0, ls.tokens.Load()))
+			e.end(ls, now)
 		}
 	}
+	e.cur.Store(nil)
+	e.next = nil
 }

@@ -294,7 +294,7 @@ func (l *Limiter) fallback(e *entry, p *Policy, now instant, cost int64) Decisio
 		return Decision{Source: Closed, RetryAfter: time.Second}
 	}
 	l.owing.Store(true)
-	e.bookLeases(now)
+	e.endLeases(now)
 	n, rank := l.rank(e.key)
 	share := func(limit int64) int64 {
 		s := limit / n

@@ -288,3 +288,59 @@ func TestQuotasHaveAReasonOfTheirOwn(t *testing.T) {
 		t.Errorf("%d %s", resp.StatusCode, got)
 	}
 }
+
+// A client that waits exactly as long as Retry-After says passes, by every
+// algorithm and also where it owes for what it had before; one that comes a
+// second earlier does not.
+func TestRetryAfterIsRight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		count := func(n int, window time.Duration) []config.Limit {
+			return []config.Limit{{Count: n, Window: window}}
+		}
+		for name, cfg := range map[string]config.RateLimit{
+			"sliding":  {Limits: count(3, 7*time.Second)},
+			"fixed":    {Limits: count(3, 7*time.Second), Algorithm: "fixed_window"},
+			"bucket":   {Limits: count(3, 30*time.Second), Algorithm: "token_bucket"},
+			"burst":    {Limits: count(3, 30*time.Second), Algorithm: "token_bucket", Burst: 2},
+			"day":      {Limits: []config.Limit{{Count: 3, Calendar: "day"}}, Zone: "Europe/Berlin"},
+			"month":    {Limits: []config.Limit{{Count: 3, Calendar: "month"}}},
+			"several":  {Limits: []config.Limit{{Count: 2, Window: 3 * time.Second}, {Count: 5, Window: time.Minute}, {Count: 7, Calendar: "day"}}},
+			"costly":   {Limits: count(10, 7*time.Second), Cost: "4"},
+			"in debt":  {Limits: count(10, 7*time.Second), Cost: "response_header(X-Cost)"},
+			"throttle": {Limits: count(3, 30*time.Second), Algorithm: "token_bucket", Over: "delay", MaxDelay: time.Second, MaxQueue: 5},
+		} {
+			cfg.By = "client_ip"
+			mw, err := alone(name, cfg, own(t), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			get := func() (int, string) {
+				resp, _ := visit(t, mw, visitor{ip: "192.0.2.1"}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("X-Cost", "7")
+					ok(w, r)
+				}))
+				return resp.StatusCode, resp.Header.Get("Retry-After")
+			}
+			for round := range 4 {
+				status, retry := get()
+				for ; status == 200; status, retry = get() {
+					<-time.After(300 * time.Millisecond)
+				}
+				seconds, err := strconv.Atoi(retry)
+				if err != nil || seconds < 1 {
+					t.Fatalf("%s, round %d: %d with Retry-After %q", name, round, status, retry)
+				}
+				<-time.After(time.Duration(seconds-1) * time.Second)
+				if early, _ := get(); early == 200 && seconds > 1 && cfg.Over != "delay" {
+					t.Errorf("%s, round %d: told to wait %ds, and passed a second before", name, round, seconds)
+				} else if early == 200 {
+					continue
+				}
+				<-time.After(time.Second)
+				if status, _ := get(); status != 200 {
+					t.Errorf("%s, round %d: %d after the %ds that it was told", name, round, status, seconds)
+				}
+			}
+		}
+	})
+}
