@@ -44,7 +44,7 @@ func TestUnusedTokensGoBack(t *testing.T) {
 	for range 3 {
 		ls = append(ls, start(t, limiter.Options{Redis: redisAt(r.Addr)}))
 	}
-	p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(100_000, 4*time.Second)}, Precision: limiter.Leased})
+	p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(100_000, 12*time.Second)}, Precision: limiter.Leased})
 	admitted := 0
 	for range 3 {
 		ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
@@ -55,10 +55,10 @@ func TestUnusedTokensGoBack(t *testing.T) {
 			t.Fatalf("%d charged, %d admitted", got, admitted)
 		}
 		for range 2 { // and nothing goes back twice
-			parts.Eventually(t, time.Second, "the rest of the leases did not go back", func() bool {
+			parts.Eventually(t, 3*time.Second, "the rest of the leases did not go back", func() bool {
 				return charged(t, r.Addr) == admitted
 			})
-			<-time.After(120 * time.Millisecond)
+			<-time.After(350 * time.Millisecond)
 		}
 	}
 	if calls := ls[0].State().Calls + ls[1].State().Calls + ls[2].State().Calls; calls > int64(admitted)/2 {
