@@ -45,6 +45,7 @@ type issuer struct {
 func startIssuer(t *testing.T, httpPort, tlsPort int) *issuer {
 	t.Helper()
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
+	t.Setenv("PEBBLE_WFE_NONCEREJECT", "0") // an order that is sent twice for it would be counted twice
 	byTCP, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
