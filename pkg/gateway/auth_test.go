@@ -88,7 +88,7 @@ const acme = "X-Api-Key: key-of-acme"
 // as a trusted proxy, not in another spelling.
 func TestIdentityFieldsAreTheGateways(t *testing.T) {
 	_, h := newRig(t, map[string]http.Handler{"a": told}).secured(protected)
-	spoofs := []string{"X-Consumer-Name: root", "X-Consumer-Groups: admin", "X-Consumer-Claim-Email: root@example.com", "X_consumer_name: root", "X-Consumer_groups: admin", "Connection: X-Consumer-Name, X-Consumer-Groups"}
+	spoofs := []string{"X-Consumer-Name: root", "X-Consumer-Groups: admin", "X-Consumer-Claim-Email: root@example.com", "X_consumer_name: root", "X-Consumer-Name: root", "X-Consumer-Roles: root", "X_Consumer_Roles: root", "x-consumer-claim_email: root", "X_CONSUMER_GROUPS: root", "X-Consumer_groups: admin", "Connection: X-Consumer-Name, X-Consumer-Groups"}
 	for _, peer := range []string{"", "10.1.2.3:99"} {
 		for _, tt := range []struct{ path, key, consumer, groups string }{
 			{"/open/x", "", "", ""},

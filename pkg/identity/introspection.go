@@ -149,7 +149,7 @@ func (m *introspectionMethod) Identify(r *http.Request) (*Identity, error) {
 		return nil, malformed("the token is too long")
 	}
 	now := time.Now()
-	sum := sha256.Sum256([]byte(token))
+	sum := digestOf(token)
 	known := m.people.Load()
 	if v, ok := m.verified.get(sum, now); ok && v.known == known {
 		return v.identity, nil

@@ -77,7 +77,7 @@ func (m *tokenMethod) Identify(r *http.Request) (*Identity, error) {
 		return nil, malformed("the token is too long")
 	}
 	now := time.Now()
-	sum := sha256.Sum256([]byte(token))
+	sum := digestOf(token)
 	var ring *keyring
 	if m.keys != nil {
 		ring = m.keys.ring.Load()

@@ -23,12 +23,15 @@ const (
 	keyA3 = `{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}`
 	key41 = `{"kty":"RSA","kid":"bilbo.baggins@hobbiton.example","use":"sig","n":"n4EPtAOCc9AlkeQHPzHStgAbgs7bTZLwUBZdR8_KuKPEHLd4rHVTeT-O-XV2jRojdNhxJWTDvNd7nqQ0VEiZQHz_AJmSCpMaJMRBSFKrKb2wqVwGU_NsYOYL-QtiWN2lbzcEe6XC0dApr5ydQLrHqkHHig3RBordaZ6Aj-oBHqFEHYpPe7Tpe-OfVfHd1E6cS6M1FZcD1NNLYD5lFHpPI9bTwJlsde3uhGqC0ZCuEHg8lhzwOHrtIQbS0FVbb9k3-tVTU4fg_3L_vniUFAKwuCLqKnS2BYwdq_mzSnbLY7h_qixoR7jig3__kRhuaxwUkRz5iaiQkqgc5gHdrNP5zw","e":"AQAB"}`
 	key43 = `{"kty":"EC","kid":"bilbo.baggins@hobbiton.example","use":"sig","crv":"P-521","x":"AHKZLLOsCOzz5cY97ewNUajB957y-C-U88c3v13nmGZx6sYl_oJXu9A5RkTKqjqvjyekWF-7ytDyRXYgCF5cj0Kt","y":"AdymlHvOiLxXkEhayXQnNCvDX4h9htZaCJN34kfmC6pV5OhQHiraVySsUdaQkAgDPrwQrJmbnX9cwlGfP-HqHZR1"}`
+	keyA4 = `{"kty":"EC","crv":"P-521","x":"AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk","y":"ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2"}`
 	keyEd = `{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`
 
 	payloadA = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
 	tokenA1  = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9." + payloadA + ".dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 	tokenA2  = "eyJhbGciOiJSUzI1NiJ9." + payloadA + ".cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw"
 	tokenA3  = "eyJhbGciOiJFUzI1NiJ9." + payloadA + ".DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q"
+	tokenA4  = "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA.AdwMgeerwtHoh-l192l60hp9wAHZFVJbLfD_UxMi70cwnZOYaRI1bKPWROc-mZZqwqT2SI-KGDKB34XO0aw_7XdtAG8GaSwFKdCAPZgoXD2YBJZCPEX3xKpRwcdOO8KpEHwJjyqOgzDO7iKvU8vcnwNrmxYbSW9ERBXukOXolLzeO_Jn"
+	jweA3    = "eyJhbGciOiJBMTI4S1ciLCJlbmMiOiJBMTI4Q0JDLUhTMjU2In0.6KB707dM9YTIgHtLvtgWQ8mKwboJW3of9locizkDTHzBC2IlrT1oOQ.AxY8DCtDaGlsbGljb3RoZQ.KDlTtXchhZTGufMYmOYGS4HffxPSUrfmqCHXaI9wOGY.U0m_YmjN04DJvceFICbCVQ"
 	tokenA5  = "eyJhbGciOiJub25lIn0." + payloadA + "."
 
 	payload4 = "SXTigJlzIGEgZGFuZ2Vyb3VzIGJ1c2luZXNzLCBGcm9kbywgZ29pbmcgb3V0IHlvdXIgZG9vci4gWW91IHN0ZXAgb250byB0aGUgcm9hZCwgYW5kIGlmIHlvdSBkb24ndCBrZWVwIHlvdXIgZmVldCwgdGhlcmXigJlzIG5vIGtub3dpbmcgd2hlcmUgeW91IG1pZ2h0IGJlIHN3ZXB0IG9mZiB0by4"
@@ -55,6 +58,7 @@ func TestPublicVectors(t *testing.T) {
 		{"RFC 7515 A.1 HS256", tokenA1, secretA1, "", "HS256", ""},
 		{"RFC 7515 A.2 RS256", tokenA2, "", keyA2, "", ""},
 		{"RFC 7515 A.3 ES256", tokenA3, "", keyA3, "", ""},
+		{"RFC 7515 A.4 ES512", tokenA4, "", keyA4, "", noClaims},
 		{"RFC 7515 A.5 none", tokenA5, "", keyA2, "", algorithm},
 		{"RFC 7515 A.5 none, with a secret", tokenA5, secretA1, "", "HS256", algorithm},
 		{"RFC 7520 4.1 RS256", token41, "", key41, "", noClaims},
@@ -102,6 +106,27 @@ func TestPublicVectors(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// What the RFCs show beside compact signed tokens is none to us: encrypted ones
+// (RFC 7516 A.3), and signed ones in JSON (RFC 7515 A.6 and A.7), whatever keys
+// are known.
+func TestPublicVectorsOfOtherForms(t *testing.T) {
+	parts := strings.Split(tokenA3, ".")
+	flattened := `{"payload":"` + parts[1] + `","protected":"` + parts[0] + `","header":{"kid":"e9bc097a-ce51-4036-9562-d2ade882db0d"},"signature":"` + parts[2] + `"}`
+	general := `{"payload":"` + parts[1] + `","signatures":[{"protected":"` + parts[0] + `","signature":"` + parts[2] + `"}]}`
+	c := config.DefaultJWT()
+	c.Issuer, c.Algorithms, c.ConsumerClaim = "joe", []string{"RS256", "ES256"}, "iss"
+	c.JWKSFile = filepath.Join(t.TempDir(), "jwks.json")
+	if err := os.WriteFile(c.JWKSFile, []byte(`{"keys":[`+keyA2+`,`+keyA3+`]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := method(t, &config.Config{Auth: []config.AuthMethod{{Name: "rfc", JWT: &c}}}, identity.NewKeys(quiet(), nil), "rfc")
+	for name, token := range map[string]string{"encrypted": jweA3, "flattened": flattened, "general": general, "detached": parts[0] + ".." + parts[2]} {
+		if _, err := m.Identify(bearer(token)); err == nil || name != "detached" && why(err) != "malformed: the token is not a signed JWT" {
+			t.Errorf("%s: got %q", name, why(err))
+		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -401,27 +403,75 @@ func BenchmarkAPIKey(b *testing.B) { benchmark(b, "api-key", "X-API-Key: "+goldK
 
 func BenchmarkCachedToken(b *testing.B) { benchmark(b, "idp", "") }
 
-// benchmark is one whole decision, with the fields for the instance.
-func benchmark(b *testing.B, method, line string) {
-	f := newFixture(b)
+func BenchmarkCachedIntrospection(b *testing.B) {
+	benchmark(b, "ask", "Authorization: Bearer opaque-"+strings.Repeat("x", 40))
+}
+
+// server answers questions about tokens, without a socket: every one is
+// somebody's.
+type server struct{ asked int }
+
+func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.asked++
+	text := fmt.Sprintf(`{"active":true,"sub":"alice","aud":"api","scope":"read","exp":%d}`, time.Now().Add(time.Hour).Unix())
+	return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(text)), Request: r}, nil
+}
+
+// asking is a directory with a method that asks a server.
+func asking(t testing.TB, srv http.RoundTripper) *identity.Directory {
+	t.Helper()
+	ask := config.DefaultIntrospection()
+	ask.URL, ask.ClientID, ask.ClientSecret, ask.Audience, ask.CacheTTL = "https://id.example/i", "gw", config.NewSecret("secret"), []string{"api"}, time.Hour
+	d, err := identity.New(&config.Config{Auth: []config.AuthMethod{{Name: "ask", Introspection: &ask}}}, identity.NewKeys(slog.New(slog.DiscardHandler), srv), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// decided returns a handler that decides about a request which passes, and
+// what it decides about.
+func decided(t testing.TB, method, line string) (decide func(), passed *int) {
+	t.Helper()
+	f := newFixture(t)
 	if line == "" {
 		line = "Authorization: Bearer " + f.token("ed-1", "x", strings.Repeat("x", 300))
 	}
-	mw, err := auth.New(config.Auth{AnyOf: []string{method}, ForwardAuthorization: "keep"}, f.dir.Method, nil)
-	if err != nil {
-		b.Fatal(err)
+	methods := f.dir.Method
+	if method == "ask" {
+		methods = asking(t, &server{}).Method
 	}
-	passed := 0
-	h := mw(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed++ }))
+	mw, err := auth.New(config.Auth{AnyOf: []string{method}, ForwardAuthorization: "keep"}, methods, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	passed = new(int)
+	h := mw(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { *passed++ }))
 	r := request("/", line)
 	w := middleware.NewExchange(httptest.NewRecorder(), time.Now())
+	return func() { h.ServeHTTP(w, r) }, passed
+}
+
+// A decision that was made before costs no memory.
+func TestKnownCallersCostNoMemory(t *testing.T) {
+	for method, line := range map[string]string{"api-key": "X-API-Key: " + goldKey, "idp": "", "ask": "Authorization: Bearer opaque"} {
+		decide, passed := decided(t, method, line)
+		if n := testing.AllocsPerRun(100, decide); n != 0 || *passed != 101 {
+			t.Errorf("%s: %v allocations for a decision, %d of 101 passed", method, n, *passed)
+		}
+	}
+}
+
+// benchmark is one whole decision, with the fields for the instance.
+func benchmark(b *testing.B, method, line string) {
+	decide, passed := decided(b, method, line)
 	b.ReportAllocs()
 	n := 0
 	for b.Loop() {
-		h.ServeHTTP(w, r)
+		decide()
 		n++
 	}
-	if passed != n {
-		b.Fatalf("%d of %d passed", passed, n)
+	if *passed != n {
+		b.Fatalf("%d of %d passed", *passed, n)
 	}
 }
