@@ -76,11 +76,14 @@ func (b *body) read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fail keeps the error. Whoever cannot send has left, as far as the handler is
-// concerned.
+// fail keeps the error. A client that cannot be read has left, as far as the
+// handler is concerned; one that sends nonsense, or nothing, has not.
 func (b *body) fail(err error) error {
 	b.err = err
-	b.x.ctx.cancel()
+	var bad wire.Malformed
+	if !errors.As(err, &bad) && !isTimeout(err) {
+		b.x.ctx.cancel()
+	}
 	return err
 }
 

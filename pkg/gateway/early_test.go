@@ -13,14 +13,35 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/discovery"
+	"github.com/proconsul/proconsul/pkg/front"
 )
 
-// serve puts a handler behind a real server, since what happens to a
-// connection after an answer is the server's doing.
-func serve(t *testing.T, h http.Handler) (addr string) {
-	srv := httptest.NewServer(h)
-	t.Cleanup(srv.Close)
-	return srv.Listener.Addr().String()
+// engines runs a test behind either server, since what happens to a connection
+// after an answer is the server's doing.
+func engines(t *testing.T, test func(t *testing.T, serve func(http.Handler) (addr string))) {
+	t.Run("std", func(t *testing.T) {
+		test(t, func(h http.Handler) string {
+			srv := httptest.NewServer(h)
+			t.Cleanup(srv.Close)
+			return srv.Listener.Addr().String()
+		})
+	})
+	t.Run("fast", func(t *testing.T) {
+		test(t, func(h http.Handler) string {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			srv := front.New(front.Options{Handler: h})
+			ended := make(chan error, 1)
+			go func() { ended <- srv.Serve(l) }()
+			t.Cleanup(func() {
+				_ = srv.Close()
+				<-ended
+			})
+			return l.Addr().String()
+		})
+	})
 }
 
 const one = `version: 1
@@ -30,7 +51,9 @@ routes: [{name: a, match: {path: "/**"}, upstream: {service: a}}]
 
 // What is left of a request's body when its answer is over never becomes the
 // next request.
-func TestBodyNeverBecomesTheNextRequest(t *testing.T) {
+func TestBodyNeverBecomesTheNextRequest(t *testing.T) { engines(t, bodyNeverBecomesTheNextRequest) }
+
+func bodyNeverBecomesTheNextRequest(t *testing.T, serve func(http.Handler) (addr string)) {
 	for _, tt := range []struct {
 		name   string
 		length int
@@ -49,7 +72,7 @@ func TestBodyNeverBecomesTheNextRequest(t *testing.T) {
 				w.WriteHeader(http.StatusUnauthorized)
 			})})
 			_, h := rig.handler(one)
-			conn, err := net.Dial("tcp", serve(t, h))
+			conn, err := net.Dial("tcp", serve(h))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,10 +124,14 @@ func TestBodyNeverBecomesTheNextRequest(t *testing.T) {
 // A client whose body is on its way while the gateway answers itself loses
 // neither the answer nor the next request on its connection.
 func TestAnswerBeforeTheBodyKeepsTheConnection(t *testing.T) {
+	engines(t, answerBeforeTheBodyKeepsTheConnection)
+}
+
+func answerBeforeTheBodyKeepsTheConnection(t *testing.T, serve func(http.Handler) (addr string)) {
 	rig := newRig(t, map[string]http.Handler{"a": saw})
 	rig.pools["a"].Set(discovery.Snapshot{}) // nobody is there
 	_, h := rig.handler(one)
-	conn, err := net.Dial("tcp", serve(t, h))
+	conn, err := net.Dial("tcp", serve(h))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,10 +154,12 @@ func TestAnswerBeforeTheBodyKeepsTheConnection(t *testing.T) {
 }
 
 // An answer that comes after the body, as nearly all do, costs no connection.
-func TestBodiesKeepTheConnection(t *testing.T) {
+func TestBodiesKeepTheConnection(t *testing.T) { engines(t, bodiesKeepTheConnection) }
+
+func bodiesKeepTheConnection(t *testing.T, serve func(http.Handler) (addr string)) {
 	rig := newRig(t, map[string]http.Handler{"a": saw})
 	_, h := rig.handler(one)
-	conn, err := net.Dial("tcp", serve(t, h))
+	conn, err := net.Dial("tcp", serve(h))
 	if err != nil {
 		t.Fatal(err)
 	}

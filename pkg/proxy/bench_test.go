@@ -61,7 +61,7 @@ func cheapBackend(b *testing.B) string {
 func BenchmarkHandler(b *testing.B) {
 	addr := cheapBackend(b)
 	g := newGate(b, gateOptions{}, addr)
-	ours := g.server.Handler
+	ours := g.handler
 	bare := newGate(b, gateOptions{breaker: breaker.Settings{Disabled: true}}, addr)
 	target := &url.URL{Scheme: "http", Host: addr}
 	tr := &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
@@ -74,7 +74,7 @@ func BenchmarkHandler(b *testing.B) {
 		name string
 		h    http.Handler
 		g    *gate
-	}{{"proconsul", ours, g}, {"breaker disabled", bare.server.Handler, bare}, {"ReverseProxy", stock, nil}} {
+	}{{"proconsul", ours, g}, {"breaker disabled", bare.handler, bare}, {"ReverseProxy", stock, nil}} {
 		b.Run(tt.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

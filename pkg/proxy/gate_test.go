@@ -22,12 +22,20 @@ import (
 	"github.com/proconsul/proconsul/balancer"
 	"github.com/proconsul/proconsul/discovery"
 	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/front"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/proxy"
 )
 
-// engine is the one that the tests run on now: TestMain runs them all on both.
+// engine is the one that the tests run on now, on both sides of the gateway:
+// TestMain runs them all on both.
 var engine = proxy.EngineStd
+
+// server is net/http's or the gateway's own.
+type server interface {
+	Serve(net.Listener) error
+	Close() error
+}
 
 type bothEngines struct{ m *testing.M }
 
@@ -57,7 +65,7 @@ type gate struct {
 	up       *proxy.Upstream
 	pool     *balancer.Pool
 	addr     string
-	server   *http.Server
+	handler  http.Handler
 	settings proxy.Settings
 
 	mu        sync.Mutex
@@ -124,7 +132,7 @@ func newGate(t testing.TB, o gateOptions, addresses ...string) *gate {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	g.server = &http.Server{Protocols: &protocols, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	g.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := middleware.NewExchange(w, time.Now())
 		x.ClientIP, x.Trusted, x.Scheme = netip.MustParseAddr("127.0.0.1"), o.trusted, "http"
 		if o.exchange != nil {
@@ -136,15 +144,20 @@ func newGate(t testing.TB, o gateOptions, addresses ...string) *gate {
 		if alone { // as the listener does
 			x.End()
 		}
-	})}
+	})
+	std := &http.Server{Protocols: &protocols, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), Handler: g.handler}
+	var s server = std
+	if engine == proxy.EngineFast {
+		s = front.New(front.Options{Handler: g.handler, HTTP2: std})
+	}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		_ = g.server.Serve(l)
+		_ = s.Serve(l)
 	}()
 	t.Cleanup(func() {
 		g.up.Close()
-		_ = g.server.Close()
+		_ = s.Close()
 		<-served
 		g.up.Close()
 	})
