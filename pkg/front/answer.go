@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/proconsul/proconsul/pkg/wire"
 )
@@ -406,7 +407,9 @@ func (x *exchange) FlushError() error {
 }
 
 // WriteString implements io.StringWriter.
-func (x *exchange) WriteString(s string) (int, error) { return x.Write([]byte(s)) }
+func (x *exchange) WriteString(s string) (int, error) {
+	return x.Write(unsafe.Slice(unsafe.StringData(s), len(s))) // which does not change it
+}
 
 // ReadFrom implements io.ReaderFrom. The kernel moves the body where it can.
 func (x *exchange) ReadFrom(src io.Reader) (n int64, err error) {

@@ -83,6 +83,8 @@ func release(w http.ResponseWriter) {
 	}
 }
 
+var buffers = sync.Pool{New: func() any { return new([1024]byte) }}
+
 var (
 	contentType = []string{"application/json"}
 	length1K    = []string{"1024"}
@@ -103,12 +105,13 @@ var shapes = map[string]shape{
 	}},
 	"post": {"POST /some/path HTTP/1.1\r\n" + fields + "Content-Length: 512\r\n\r\n" + strings.Repeat("p", 512), 2, func(w http.ResponseWriter, r *http.Request) {
 		release(w)
-		var buf [1024]byte
+		buf := buffers.Get().(*[1024]byte)
 		for {
 			if _, err := r.Body.Read(buf[:]); err != nil {
 				break
 			}
 		}
+		buffers.Put(buf)
 		w.Header()["Content-Type"], w.Header()["Content-Length"] = contentType, length2
 		_, _ = io.WriteString(w, "ok")
 	}},

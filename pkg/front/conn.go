@@ -50,6 +50,7 @@ type conn struct {
 	scanned int    // of buf[r:w], without an end of the header
 	line    int    // where the last line of it begins
 	drained bool   // there was nothing more to read a moment ago
+	dry     bool   // and not even an end
 	glance  []byte // to wait with for TLS, which cannot wait without reading
 
 	// onReady is one method value, since a closure for each call would be an
@@ -62,10 +63,12 @@ type conn struct {
 	served  bool // a request has come
 	post    bool // the last one was a POST, after which an empty line may follow
 	inHead  bool // a part of a header has come, and its deadline is set
+	graced  bool // the server shuts down, and a request is waited for a moment longer
 	final   bool // there is one last look for a request, since the server shuts down
 	linger  bool // close with care
 	doubled bool // it was hijacked, by way of another descriptor
 
+	parked    time.Time   // when the last request had ended
 	deadline  time.Time   // for reading
 	deadlined atomic.Bool // a handler has set another
 	writeDead atomic.Bool // or one for writing
@@ -296,6 +299,11 @@ func (c *conn) ready(fd uintptr) bool {
 			c.verdict = v
 			return true
 		}
+		if c.drained && c.r < c.w && !c.dry {
+			// In the middle of a header it is worth asking whether its sender
+			// has left; after a request the sweeper asks.
+			c.drained = false
+		}
 		if c.drained {
 			c.drained = false
 			if c.park() {
@@ -311,7 +319,7 @@ func (c *conn) ready(fd uintptr) bool {
 			c.verdict, c.err = ended, err
 			return true
 		case err == errDry:
-			c.drained = true
+			c.drained, c.dry = true, true
 			continue
 		case err != nil:
 			c.verdict, c.err = ended, err
@@ -319,7 +327,7 @@ func (c *conn) ready(fd uintptr) bool {
 		}
 		c.w += n
 		// A short read has taken all there was. What comes later is an event.
-		c.drained = n < want
+		c.drained, c.dry = n < want, false
 	}
 }
 
@@ -399,15 +407,22 @@ func (c *conn) park() bool {
 	if !c.served {
 		return true // the deadline of its first request is set
 	}
-	if now := time.Now(); c.deadlined.Load() || c.deadline.Before(now.Add(c.s.o.Idle)) {
-		// Later than has to be, so that the next requests need not set it.
-		c.setDeadline(now.Add(c.s.o.Idle + c.s.o.Idle/8))
+	now := time.Now()
+	switch {
+	case !c.graced:
+		c.parked = now
+		if c.deadlined.Load() || c.deadline.Before(now.Add(c.s.o.Idle)) {
+			// Later than has to be, so that the next requests need not set it.
+			c.setDeadline(now.Add(c.s.o.Idle + c.s.o.Idle/8))
+		}
+		if !c.s.draining.Load() || c.grace(now) {
+			return true
+		}
+	case now.Before(c.deadline):
+		return true
 	}
-	if c.s.draining.Load() {
-		c.lastLook(time.Now())
-		return false
-	}
-	return true
+	c.lastLook(now)
+	return false
 }
 
 func (c *conn) setDeadline(t time.Time) {
@@ -423,22 +438,35 @@ func (c *conn) late() bool {
 		return false
 	}
 	now := time.Now()
-	if now.Before(c.deadline) && c.s.draining.Load() {
-		// Nobody is late: Shutdown has called.
-		switch {
-		case c.r < c.w: // the rest of a header may take its time
-			c.setDeadline(c.deadline)
-		case !c.served: // its first request may be on its way
-			c.setDeadline(earlier(c.deadline, c.born.Add(newcomerWait)))
-		default:
-			c.lastLook(now)
-		}
+	early := now.Before(c.deadline) // nobody is late: Shutdown has called
+	switch {
+	case early && (c.r < c.w || c.graced):
+		c.setDeadline(c.deadline)
 		return true
-	}
-	if c.r < c.w {
+	case c.r < c.w:
 		c.refuse(&Refusal{http.StatusRequestTimeout, "the request's header did not come in time"})
+		return false
+	case c.final || !c.s.draining.Load():
+		return false
+	case c.graced || !c.grace(now):
+		c.lastLook(now)
 	}
-	return false
+	return true
+}
+
+// grace waits a moment for a request when the server shuts down, since one is
+// probably on its way, and reports whether it does.
+func (c *conn) grace(now time.Time) bool {
+	c.graced = true
+	end := c.born.Add(newcomerWait)
+	if c.served {
+		end = c.parked.Add(busyWait)
+	}
+	if !now.Before(end) {
+		return false
+	}
+	c.setDeadline(end)
+	return true
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -50,12 +50,18 @@ const (
 	defaultSweep      = 50 * time.Millisecond
 
 	// lateAccept is how long a server that shuts down still takes connections
-	// that clients have made already.
-	lateAccept = 5 * time.Millisecond
+	// that clients have made already, maxLateRounds how often it goes on if
+	// there were any.
+	lateAccept    = 5 * time.Millisecond
+	maxLateRounds = 20
 
 	// newcomerWait is how long a connection without a request yet is waited
 	// for when the server shuts down: its request may be on the way.
 	newcomerWait = time.Second
+
+	// busyWait is the same for a connection whose last answer did not say that
+	// it would end.
+	busyWait = 250 * time.Millisecond
 )
 
 // Options are what a Server is made with.
@@ -161,6 +167,7 @@ func New(o Options) *Server {
 		o.TLS.NextProtos = []string{"http/1.1"}
 		if o.HTTP2 != nil {
 			o.TLS.NextProtos = []string{"h2", "http/1.1"}
+			o.HTTP2.TLSConfig = o.TLS // by which net/http knows that it is to speak it
 		}
 	}
 	s := &Server{o: o, listeners: map[net.Listener]bool{}, conns: map[*conn]struct{}{}, ending: make(chan struct{}), gone: make(chan struct{}, 1)}
@@ -212,10 +219,15 @@ func (s *Server) Serve(l net.Listener) error {
 	defer s.serving.Done()
 	defer s.unlisten(l)
 	var delay time.Duration
+	late, rounds := 0, 0
 	for {
 		nc, err := l.Accept()
 		if err != nil {
 			if s.draining.Load() {
+				if late > 0 && rounds < maxLateRounds && isTimeout(err) && extend(l) {
+					late, rounds = 0, rounds+1
+					continue
+				}
 				return http.ErrServerClosed
 			}
 			if temporary(err) {
@@ -228,6 +240,7 @@ func (s *Server) Serve(l net.Listener) error {
 			return err
 		}
 		delay = 0
+		late++
 		s.counters.accepted.Add(1)
 		if s.o.TLS != nil {
 			nc = tls.Server(nc, s.o.TLS)
@@ -239,6 +252,13 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		go c.serve()
 	}
+}
+
+// extend has a listener take what waits in the kernel's queue, since that was
+// made in good faith, and reports whether it can.
+func extend(l net.Listener) bool {
+	d, ok := l.(interface{ SetDeadline(time.Time) error })
+	return ok && d.SetDeadline(time.Now().Add(lateAccept)) == nil
 }
 
 func (s *Server) unlisten(l net.Listener) {
@@ -301,8 +321,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.drain()
 	for l := range s.listeners {
-		// What waits in the kernel's queue was made in good faith.
-		if d, ok := l.(interface{ SetDeadline(time.Time) error }); !ok || d.SetDeadline(time.Now().Add(lateAccept)) != nil {
+		if !extend(l) {
 			_ = l.Close() // Serve sees it
 		}
 	}

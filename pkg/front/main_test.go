@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -125,7 +124,5 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
-
-var quiet = slog.New(slog.DiscardHandler)
 
 func background() context.Context { return context.Background() }
