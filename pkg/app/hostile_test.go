@@ -36,7 +36,7 @@ type inProcess struct {
 // and admin, until the test ends.
 func runApp(t *testing.T, text string) *inProcess {
 	t.Helper()
-	cfg, err := config.Parse("test.yaml", []byte("version: 1\nlisten: [{name: public, addr: \"127.0.0.1:0\"}]\nadmin: {addr: \"127.0.0.1:0\"}\nshutdown: {delay: 0s, grace: 5s}\n"+text), config.LoadOptions{Pure: true})
+	cfg, err := config.Parse("test.yaml", []byte("version: 1\nlisten: [{name: public, addr: \"127.0.0.1:0\", engine: fast}]\nadmin: {addr: \"127.0.0.1:0\"}\nshutdown: {delay: 0s, grace: 5s}\n"+text), config.LoadOptions{Pure: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,5 +364,115 @@ func startCatalog(t *testing.T) func(act, body string) (addr string) {
 			t.Fatalf("%s: %s", act, resp.Status)
 		}
 		return addr
+	}
+}
+
+// TestAmbiguousFraming sends what two readers may read in two ways. Each is
+// refused in the gateway's own words and counted, its connection ends, and
+// nothing of it, nor of what follows, reaches the instance.
+func TestAmbiguousFraming(t *testing.T) {
+	var reached, outOfABody atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		reached.Add(1)
+		if r.URL.Path == "/smuggled" {
+			outOfABody.Add(1)
+		}
+	}))
+	defer srv.Close()
+	p := runApp(t, fmt.Sprintf(`consul: {disabled: true}
+upstreams: [{name: web, instances: [{address: %q}]}]
+routes: [{name: web, match: {path: "/**"}, upstream: {service: web}}]
+`, srv.Listener.Addr()))
+	const smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+	tests := []struct {
+		name, request string
+		status        int
+	}{
+		{"length and chunks", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
+		{"two lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 36\r\n\r\n", 400},
+		{"one length twice", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", 400},
+		{"a list of lengths", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0, 0\r\n\r\n", 400},
+		{"a length that is signed", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +0\r\n\r\n", 400},
+		{"another coding", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n", 501},
+		{"a coding before chunks", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501},
+		{"a coding hidden by a tab", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n", 400},
+		{"chunks in HTTP/1.0", "POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
+		{"a folded coding", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", 400},
+		{"a folded field", "GET / HTTP/1.1\r\nHost: x\r\nX-A: 1\r\n Content-Length: 36\r\n\r\n", 400},
+		{"a bare line feed", "GET / HTTP/1.1\r\nHost: x\nContent-Length: 36\r\n\r\n", 400},
+		{"a bare carriage return", "GET / HTTP/1.1\r\nHost: x\rContent-Length: 36\r\n\r\n", 400},
+		{"a space before a colon", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length : 36\r\n\r\n", 400},
+		{"a space before the first field", "GET / HTTP/1.1\r\n X: y\r\nHost: x\r\n\r\n", 400},
+		{"a NUL in a field", "GET / HTTP/1.1\r\nHost: x\r\nX-A: 1\x002\r\n\r\n", 400},
+		{"two hosts", "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400},
+		{"no host", "GET / HTTP/1.1\r\n\r\n", 400},
+		{"a URL of another host", "GET http://y/ HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+		{"a line end in the target", "GET /\r/ HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+		{"a long request line", "GET /" + strings.Repeat("a", 70<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
+		{"a large header", "GET / HTTP/1.1\r\nHost: x\r\nX-A: " + strings.Repeat("a", 70<<10) + "\r\n\r\n", 431},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := net.Dial("tcp", p.Addr(""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.WriteString(c, tt.request+smuggled) // the end may come first
+			r := bufio.NewReader(c)
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != tt.status || !resp.Close {
+				t.Errorf("got %d, close %v, %v; want %d", resp.StatusCode, resp.Close, err, tt.status)
+			}
+			if h := resp.Header; h.Get("X-Proconsul-Reason") != "bad_request" || h.Get("Content-Type") != "application/problem+json" || h.Get("X-Request-Id") == "" ||
+				!strings.Contains(string(body), `"detail":`) {
+				t.Errorf("got %v %s", h, body)
+			}
+			if _, err := http.ReadResponse(r, nil); err == nil {
+				t.Error("what follows was answered")
+			}
+		})
+	}
+	if n := reached.Load(); n > 0 {
+		t.Errorf("%d requests reached the instance", n)
+	}
+	// Bad chunks: the request may be under way by then, and ends with the
+	// client's fault; what follows is no request.
+	for _, body := range []string{"5\nhello\r\n0\r\n\r\n", "5;\x01\r\nhello\r\n0\r\n\r\n", "0x5\r\nhello\r\n0\r\n\r\n", "-1\r\n", "5\r\nhello!\r\n0\r\n\r\n", "0\r\nX : 1\r\n\r\n", "ffffffffffffffff1\r\n"} {
+		c, err := net.Dial("tcp", p.Addr(""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"+body+smuggled) // likewise
+		answers, _ := io.ReadAll(c)                                                                                // until the gateway ends it
+		c.Close()
+		if n := strings.Count(string(answers), "HTTP/1.1 "); n > 1 {
+			t.Errorf("%q: %d answers", body, n)
+		}
+	}
+	if n := outOfABody.Load(); n > 0 {
+		t.Errorf("%d requests out of a body reached the instance", n)
+	}
+	resp, err := http.Get("http://" + p.AdminAddr() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	scrape, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf(`proconsul_local_responses_total{reason="bad_request",route="_none"} %d`, len(tests)); !strings.Contains(string(scrape), want) {
+		t.Errorf("the metrics lack %s", want)
 	}
 }

@@ -228,7 +228,7 @@ func (x *exchange) decide(held []byte, all bool) {
 	switch {
 	case a.status == http.StatusSwitchingProtocols:
 		tail = appendField(tail, "Connection", a.connection)
-	case x.close && !old:
+	case x.close && (!old || len(a.connection) > 0):
 		tail = append(tail, "Connection: close\r\n"...)
 	case x.close:
 	case again != "" && len(a.connection) == 0:
@@ -287,7 +287,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 			copy(a.out[at:], p)
 			return len(p), nil
 		}
-		if held := a.held(); len(held) > 0 || x.req.Method == http.MethodHead {
+		if held := a.held(); len(held) > 0 {
 			x.decide(held, false)
 		} else {
 			x.begin(p)

@@ -157,7 +157,7 @@ func (c *conn) serve() {
 	c.greeting.Store(false)
 	c.setDeadline(c.born.Add(c.s.o.ReadHeader))
 	if c.s.draining.Load() {
-		c.setDeadline(earlier(c.deadline, time.Now().Add(newcomerWait)))
+		c.setDeadline(earlier(c.deadline, time.Now().Add(lateWait)))
 	}
 	for c.read() {
 		switch c.verdict {
@@ -458,9 +458,9 @@ func (c *conn) late() bool {
 // probably on its way, and reports whether it does.
 func (c *conn) grace(now time.Time) bool {
 	c.graced = true
-	end := c.born.Add(newcomerWait)
+	end := c.born.Add(lateWait)
 	if c.served {
-		end = c.parked.Add(busyWait)
+		end = c.parked.Add(lateWait)
 	}
 	if !now.Before(end) {
 		return false
@@ -591,6 +591,9 @@ func (c *conn) head() (string, verdict) {
 		}
 		if end-1 == c.line && end == 1 {
 			return c.bad(http.StatusBadRequest, "empty line instead of a request")
+		}
+		if c.line == 0 && !plausible(b[:end]) {
+			return c.bad(http.StatusBadRequest, "it does not begin like a request")
 		}
 		c.scanned = end + 1
 		if c.scanned > c.s.o.MaxHeader {

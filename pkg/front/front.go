@@ -55,13 +55,10 @@ const (
 	lateAccept    = 5 * time.Millisecond
 	maxLateRounds = 20
 
-	// newcomerWait is how long a connection without a request yet is waited
-	// for when the server shuts down: its request may be on the way.
-	newcomerWait = time.Second
-
-	// busyWait is the same for a connection whose last answer did not say that
-	// it would end.
-	busyWait = 250 * time.Millisecond
+	// lateWait is how long a connection is waited for when the server shuts
+	// down if it is new, or its last answer did not say that it would end: a
+	// request may be on the way.
+	lateWait = time.Second
 )
 
 // Options are what a Server is made with.
