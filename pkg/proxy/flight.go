@@ -44,7 +44,6 @@ type flight struct {
 	upgrade string  // protocol to switch to; empty: none
 	body    *replay // nil: no body
 
-	held       bool // somebody may still use the header's map when the request has ended
 	replayable bool // may be handled twice
 	duplexed   bool // an answer may come before the end of the body
 
@@ -207,9 +206,6 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 	resp, err := f.up.breaker.RoundTrip(out, next, try)
 	f.interim.end()
 	f.latency = time.Since(f.began)
-	if err != nil || f.upgrade != "" || f.s.Engine != EngineFast || f.s.Scheme != "http" {
-		f.held = true // by an attempt that was abandoned, or by net/http's transport
-	}
 	if err == nil {
 		err = f.checkAnswer(resp)
 	}
@@ -506,26 +502,6 @@ func (f *flight) end() {
 		f.body.stop()
 		if f.x != nil {
 			f.x.BytesIn = f.body.read.Load()
-		}
-	}
-	if !f.held {
-		releaseRequest(f.w)
-	}
-}
-
-// releaseRequest tells the server, if it wants to know, that nobody uses the
-// request's header any more: making a map for each is a large part of what a
-// request costs there.
-func releaseRequest(w http.ResponseWriter) {
-	for {
-		switch v := w.(type) {
-		case interface{ ReleaseRequest() }:
-			v.ReleaseRequest()
-			return
-		case interface{ Unwrap() http.ResponseWriter }:
-			w = v.Unwrap()
-		default:
-			return
 		}
 	}
 }
