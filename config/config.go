@@ -65,7 +65,7 @@ func (c *Config) Same(other *Config) bool {
 // Listen is one public listener. Clear listeners speak HTTP/1.1 and h2c, those
 // with tls HTTP/1.1 and HTTP/2 over it. The fast engine refuses requests whose
 // end may be seen in two ways and hands HTTP/2 to net/http's server; what else
-// it does differently is in docs/adr/0004-a-front-of-our-own.md.
+// it does differently is in docs/adr/0005-a-front-of-our-own.md.
 type Listen struct {
 	Name           string         `yaml:"name"`                                // for logs and messages; empty: the address
 	Addr           string         `yaml:"addr" required:"true"`                // HOST:PORT; without HOST every address
