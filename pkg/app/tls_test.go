@@ -31,16 +31,16 @@ func mirror(t testing.TB) *httptest.Server {
 }
 
 // secureText is a gateway in front of one instance, with a TLS listener.
-func secureText(instance, tls, rest string) string {
+func secureText(engine, instance, tls, rest string) string {
 	return fmt.Sprintf(`version: 1
 listen:
-  - {name: clear, addr: "127.0.0.1:0", redirect_to_tls: 8443}
-  - {name: tls, addr: "127.0.0.1:0", tls: {%s}}
+  - {name: clear, addr: "127.0.0.1:0", engine: %s, redirect_to_tls: 8443}
+  - {name: tls, addr: "127.0.0.1:0", engine: %s, tls: {%s}}
 admin: {addr: "127.0.0.1:0"}
 shutdown: {delay: 0s, grace: 1s}
 consul: {disabled: true}
 upstreams: [{name: mirror, instances: [{address: %q}]}]
-%s`, tls, strings.TrimPrefix(instance, "http://"), rest)
+%s`, engine, engine, tls, strings.TrimPrefix(instance, "http://"), rest)
 }
 
 const toMirror = `routes: [{name: all, match: {path: "/**"}, upstream: {service: mirror}}]
@@ -97,14 +97,23 @@ func shown(t testing.TB, addr, name string, conf *tls.Config) (subject, protocol
 
 // TestTLSListener serves by name over both protocols, tells instances of the
 // scheme, and sends clients of the clear listener there.
-func TestTLSListener(t *testing.T) {
+func TestTLSListener(t *testing.T) { onBothEngines(t, testTLSListener) }
+
+// onBothEngines runs a test once for each engine of listeners.
+func onBothEngines(t *testing.T, test func(t *testing.T, engine string)) {
+	for _, engine := range []string{"std", "fast"} {
+		t.Run(engine, func(t *testing.T) { test(t, engine) })
+	}
+}
+
+func testTLSListener(t *testing.T, engine string) {
 	ca := parts.NewAuthority(t, "test")
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	for name, names := range map[string][]string{"default": {"default.example.com"}, "shop": {"shop.example.com", "Store.Example.com"}, "any": {"*.example.com"}, "deep": {"*.deep.example.com"}} {
 		ca.Issue(t, parts.Leaf{Name: name, Names: names}).WriteTo(t, in(name+".crt"), in(name+".key"))
 	}
-	gw := startReading(t, secureText(mirror(t).URL, fmt.Sprintf("cert_dir: %q", dir), toMirror), config.LoadOptions{})
+	gw := startReading(t, secureText(engine, mirror(t).URL, fmt.Sprintf("cert_dir: %q", dir), toMirror), config.LoadOptions{})
 	addr := gw.app.Addr("tls")
 
 	for name, want := range map[string]string{"shop.example.com": "shop", "STORE.example.com": "shop", "other.example.com": "any", "a.deep.example.com": "deep",
@@ -161,7 +170,9 @@ func TestTLSListener(t *testing.T) {
 
 // TestClientCertificates asks for certificates, knows consumers by them, and
 // tells instances of them; nobody else can.
-func TestClientCertificates(t *testing.T) {
+func TestClientCertificates(t *testing.T) { onBothEngines(t, testClientCertificates) }
+
+func testClientCertificates(t *testing.T, engine string) {
 	ca, clients, strangers := parts.NewAuthority(t, "servers"), parts.NewAuthority(t, "clients"), parts.NewAuthority(t, "strangers")
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
@@ -177,7 +188,7 @@ routes:
   - {name: all, match: {path: "/**"}, upstream: {service: mirror}}
 `
 	start := func(mode string) string {
-		gw := startReading(t, secureText(mirror(t).URL, fmt.Sprintf("cert_dir: %q, client_auth: %s, client_ca_file: %q, forward_client_cert: true", dir, mode, in("clients.pem")), rest), config.LoadOptions{})
+		gw := startReading(t, secureText(engine, mirror(t).URL, fmt.Sprintf("cert_dir: %q, client_auth: %s, client_ca_file: %q, forward_client_cert: true", dir, mode, in("clients.pem")), rest), config.LoadOptions{})
 		return gw.app.Addr("tls")
 	}
 	optional, required := start("optional"), start("required")
@@ -275,7 +286,9 @@ func exchange(addr string, conf *tls.Config) error {
 // TestCertificatesChangeUnderLoad renews the certificate again and again while
 // clients of both protocols are served, with and without connections of their
 // own: nobody notices. A bad file changes nothing and is told of.
-func TestCertificatesChangeUnderLoad(t *testing.T) {
+func TestCertificatesChangeUnderLoad(t *testing.T) { onBothEngines(t, testCertificatesChange) }
+
+func testCertificatesChange(t *testing.T, engine string) {
 	ca := parts.NewAuthority(t, "test")
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "shop.crt"), filepath.Join(dir, "shop.key")
@@ -283,7 +296,7 @@ func TestCertificatesChangeUnderLoad(t *testing.T) {
 		return ca.Issue(t, parts.Leaf{Name: fmt.Sprintf("renewal %d", n), Names: []string{"shop.example.com", "127.0.0.1"}})
 	}
 	renew(0).WriteTo(t, cert, key)
-	gw := startReading(t, secureText(mirror(t).URL, fmt.Sprintf("certificates: [{cert_file: %q, key_file: %q}]", cert, key), toMirror), config.LoadOptions{})
+	gw := startReading(t, secureText(engine, mirror(t).URL, fmt.Sprintf("certificates: [{cert_file: %q, key_file: %q}]", cert, key), toMirror), config.LoadOptions{})
 	addr := gw.app.Addr("tls")
 	trust := &tls.Config{RootCAs: ca.Pool()}
 	var loads []*parts.Load
@@ -351,13 +364,15 @@ func TestCertificatesChangeUnderLoad(t *testing.T) {
 
 // TestIssuersOfClientsChange withdraws the issuer of a client: its certificate
 // is refused from then on, also where it comes with a session from before.
-func TestIssuersOfClientsChange(t *testing.T) {
+func TestIssuersOfClientsChange(t *testing.T) { onBothEngines(t, testIssuersChange) }
+
+func testIssuersChange(t *testing.T, engine string) {
 	ca, before, after := parts.NewAuthority(t, "servers"), parts.NewAuthority(t, "before"), parts.NewAuthority(t, "after")
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	ca.Issue(t, parts.Leaf{Name: "shop", Names: []string{"shop.example.com"}}).WriteTo(t, in("shop.crt"), in("shop.key"))
 	before.WriteTo(t, in("clients.pem"))
-	gw := startReading(t, secureText(mirror(t).URL, fmt.Sprintf("cert_dir: %q, client_auth: required, client_ca_file: %q", dir, in("clients.pem")), toMirror), config.LoadOptions{})
+	gw := startReading(t, secureText(engine, mirror(t).URL, fmt.Sprintf("cert_dir: %q, client_auth: required, client_ca_file: %q", dir, in("clients.pem")), toMirror), config.LoadOptions{})
 	addr := gw.app.Addr("tls")
 	old := &tls.Config{RootCAs: ca.Pool(), ServerName: "shop.example.com", ClientSessionCache: tls.NewLRUClientSessionCache(4), Certificates: []tls.Certificate{before.Issue(t, parts.Leaf{Name: "old"}).Pair(t)}}
 	if err := exchange(addr, old); err != nil {
