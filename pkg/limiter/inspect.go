@@ -126,7 +126,13 @@ func (l *Limiter) ask(ctx context.Context, p *Policy, id [16]byte) (reply, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.store.timeout)
 	defer cancel()
-	o := &op{entry: &entry{key: p.redisKey(id)}, policy: p, need: 1, share: 2 * l.count()}
+	// What could pass at once, so that a wait shows as one.
+	still := *p
+	still.specs = slices.Clone(p.specs)
+	for i := range still.specs {
+		still.specs[i].ahead = 0
+	}
+	o := &op{entry: &entry{key: p.redisKey(id)}, policy: &still, need: 1, share: 2 * l.count()}
 	raw, err := l.store.acquire.Run(ctx, client, []string{o.entry.key}, o.args(l, l.now().wall)...).Result()
 	r, err := o.parse(raw, err)
 	if err == nil && r.granted < 0 {

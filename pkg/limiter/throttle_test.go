@@ -111,6 +111,9 @@ func TestTheQueueIsBounded(t *testing.T) {
 			if d := l.Take(t.Context(), p, "k", 1); !d.Allowed {
 				t.Fatalf("%s: %+v", name, d)
 			}
+			if d := l.Peek(t.Context(), p, "k"); d.Allowed || d.RetryAfter < time.Second || d.RetryAfter > 5*time.Second {
+				t.Errorf("%s: beforehand: %+v", name, d)
+			}
 			ctx, cancel := context.WithCancel(t.Context())
 			before := l.State().Waiting
 			var wg sync.WaitGroup

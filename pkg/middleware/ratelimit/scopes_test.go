@@ -233,7 +233,8 @@ func TestOverDelay(t *testing.T) {
 		var waits []time.Duration
 		limit := config.RateLimit{By: "client_ip", Limits: []config.Limit{{Count: 2, Window: time.Second}}, Algorithm: "token_bucket",
 			Over: "delay", MaxDelay: 10 * time.Second, MaxQueue: 5}
-		mw, err := ratelimit.New("orders", []config.NamedLimit{{Name: "orders", RateLimit: limit}}, own(t), ratelimit.Account{
+		lim := own(t)
+		mw, err := ratelimit.New("orders", []config.NamedLimit{{Name: "orders", RateLimit: limit}}, lim, ratelimit.Account{
 			Decision: func(_, decision string) { mu.Lock(); told[decision]++; mu.Unlock() },
 			Delay:    func(d time.Duration) { mu.Lock(); waits = append(waits, d); mu.Unlock() },
 		})
@@ -262,6 +263,12 @@ func TestOverDelay(t *testing.T) {
 		<-time.After(10 * time.Second)
 		for range 2 {
 			visit(t, mw, visitor{ip: "192.0.2.1"}, http.HandlerFunc(ok))
+		}
+		// Who asks beforehand is told of the wait.
+		out, err := ratelimit.Peek(t.Context(), "orders", []config.NamedLimit{{Name: "orders", RateLimit: limit}}, lim,
+			&http.Request{RemoteAddr: "192.0.2.1:1"}, nil)
+		if err != nil || out.Decision != "delayed" || out.Refusal != nil || out.Delay.Round(time.Millisecond) != 500*time.Millisecond {
+			t.Errorf("beforehand: %+v, %v", out, err)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		defer cancel()
