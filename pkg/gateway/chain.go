@@ -216,14 +216,8 @@ func (b buildInput) pattern() string {
 	return cmp.Or(b.route.Match.Path, "/**")
 }
 
-// chain wraps last in the steps that the route uses.
-func chain(cfg *config.Config, rc *config.Route, d Deps, last http.Handler) (http.Handler, error) {
-	in := buildInput{route: rc, deps: d}
-	if rc != nil {
-		in.settings, in.limits = cfg.Chain(*rc), cfg.Limits(*rc)
-	}
-	return in.wrap(last, func(_ string, h http.Handler) http.Handler { return h })
-}
+// unmarked leaves steps as they are.
+func unmarked(_ string, h http.Handler) http.Handler { return h }
 
 // wrap wraps h in the steps, and each of these in a mark with its name.
 func (b buildInput) wrap(h http.Handler, mark func(name string, h http.Handler) http.Handler) (http.Handler, error) {

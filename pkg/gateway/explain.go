@@ -180,7 +180,7 @@ func (t *Table) explain(e *Explanation, q *asked) {
 		return
 	}
 	e.Route = rt
-	in := buildInput{route: &rt.Config, settings: rt.settings, limits: rt.limits, deps: t.deps}
+	in := rt.input(t.deps)
 	for _, s := range steps() {
 		if mw, err := s.build(in); mw == nil || err != nil {
 			continue // not in this chain

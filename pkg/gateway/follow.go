@@ -190,7 +190,6 @@ func (t *Table) followed(rt *Route, f *Followed) http.Handler {
 	if rt.Config.Redirect != nil {
 		name = "redirect"
 	}
-	in := buildInput{route: &rt.Config, settings: rt.settings, deps: t.deps}
 	var entered, left []time.Time
 	mark := func(name string, next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -209,7 +208,7 @@ func (t *Table) followed(rt *Route, f *Followed) http.Handler {
 			next.ServeHTTP(w, r)
 		})
 	}
-	h, err := in.wrap(mark(name, last), mark)
+	h, err := rt.input(t.deps).wrap(mark(name, last), mark)
 	if err != nil {
 		return rt.handler
 	}

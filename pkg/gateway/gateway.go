@@ -58,7 +58,7 @@ func Build(cfg *config.Config, d Deps) (*Table, error) {
 	}
 	// Requests that match no route go through the same chain, without the
 	// steps that only a route can ask for.
-	t.refuse, err = chain(cfg, nil, d, http.HandlerFunc(refuse))
+	t.refuse, err = buildInput{deps: d}.wrap(http.HandlerFunc(refuse), unmarked)
 	t.deps = d
 	return t, err
 }
@@ -72,11 +72,15 @@ func buildRoute(cfg *config.Config, rc *config.Route, d Deps) (*Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	handler, err := chain(cfg, rc, d, last)
-	if err != nil {
-		return nil, err
-	}
-	return &Route{Config: *rc, settings: cfg.Chain(*rc), limits: cfg.Limits(*rc), pattern: p, handler: handler}, nil
+	rt := &Route{Config: *rc, settings: cfg.Chain(*rc), limits: cfg.Limits(*rc), pattern: p}
+	rt.handler, err = rt.input(d).wrap(last, unmarked)
+	return rt, err
+}
+
+// input is what the steps of the route's chain are built from, whether they are
+// to serve, to be explained or to be followed.
+func (rt *Route) input(d Deps) buildInput {
+	return buildInput{route: &rt.Config, settings: rt.settings, limits: rt.limits, deps: d}
 }
 
 // destination is what stands at the end of a route's chain.
