@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // patience is how long a test waits for what must come.
@@ -30,7 +32,7 @@ func TestMain(m *testing.M) {
 	case "curl":
 		os.Exit(curl(os.Args[1:]))
 	}
-	os.Exit(m.Run())
+	testscript.Main(m, map[string]func(){"proconsul": func() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }})
 }
 
 // command is proconsul as a process of its own.
