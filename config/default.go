@@ -70,7 +70,7 @@ func DefaultListen() Listen {
 func DefaultUpstream() Upstream {
 	return Upstream{
 		Scheme: "http",
-		Engine: "std",
+		Engine: "fast",
 		// Honours Consul's weights; with equal ones it is plain round robin.
 		Balance: "weighted",
 		Timeout: Timeout{
