@@ -3,12 +3,24 @@ package breaker_test
 import (
 	"context"
 	"net/http"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/breaker"
 )
 
+// cpuTime is what this process has used of the processors so far.
+func cpuTime(tb testing.TB) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkRoundTrip is an attempt around nothing. cpu-ns/op is the whole
+// process's, hystrix's goroutines among it.
 func BenchmarkRoundTrip(b *testing.B) {
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
@@ -18,11 +30,13 @@ func BenchmarkRoundTrip(b *testing.B) {
 	run := func(name string, try time.Duration, roundTrip func(time.Duration) error) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
+			before := cpuTime(b)
 			for b.Loop() {
 				if err := roundTrip(try); err != nil {
 					b.Fatal(err)
 				}
 			}
+			b.ReportMetric(float64((cpuTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 		})
 	}
 	run("bare", 0, func(time.Duration) error {
@@ -46,6 +60,11 @@ func BenchmarkRoundTrip(b *testing.B) {
 		}
 		run(name, 0, roundTrip)
 		run(name+" with a timer", time.Minute, roundTrip)
+		own := timed(func(*http.Request, time.Time) (*http.Response, error) { return resp, nil })
+		run(name+" in the transport's time", time.Minute, func(try time.Duration) error {
+			_, err := x.RoundTrip(req, own, try)
+			return err
+		})
 	}
 }
 

@@ -79,7 +79,7 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		l.serve(ex, r, nil)
 	}
-	if !alone {
+	if !alone && !ex.Settled() {
 		return // a transport may still be in a read of the body, through wrappers that know the exchange
 	}
 	ex.End() // of requests that panic nobody asks

@@ -123,6 +123,10 @@ func (e *Exchange) Use(r Releaser) bool {
 	return true
 }
 
+// Settled reports whether something is to be released at the end: nothing of
+// the request is used any more then, its body neither.
+func (e *Exchange) Settled() bool { return e.used != nil }
+
 // End ends the account. It is called once all that writes the answer has
 // returned. Who uses the exchange after it panics, until it is begun again.
 func (e *Exchange) End() {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +66,14 @@ type replay struct {
 
 func newReplay(r *http.Request, interrupt func()) *replay {
 	return &replay{req: r, expect: r.Header.Get("Expect") != "", interrupt: interrupt}
+}
+
+// newTaken returns a replay of a body that has been read.
+func newTaken(r *http.Request, body []byte) *replay {
+	b := &replay{req: r, buf: slices.Clone(body), eof: true, interrupt: func() {}}
+	b.read.Store(int64(len(body)))
+	b.whole.Store(true)
+	return b
 }
 
 // view returns a reader of the body from its beginning. trailer receives the

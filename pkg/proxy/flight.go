@@ -86,6 +86,7 @@ func (u *Upstream) flight() *flight {
 func (f *flight) Release() {
 	up, call := f.up, f.call
 	call.answer.Clear()
+	call.answer.Body = call.answer.Body[:0]
 	call.t = nil
 	*f = flight{call: call}
 	if middleware.Reuse {
@@ -98,7 +99,8 @@ func (f *flight) prepare() {
 	f.up.budget.request(f.start)
 	f.rewrite()
 	f.bound()
-	if f.upgrade == "" && f.r.Body != nil && f.r.Body != http.NoBody && f.r.ContentLength != 0 {
+	f.held = f.s.fast == nil || f.upgrade != "" || f.x != nil && f.x.Followed
+	if f.upgrade == "" && f.r.Body != nil && f.r.Body != http.NoBody && f.r.ContentLength != 0 && !f.small() {
 		rc := http.NewResponseController(f.w)
 		f.body = newReplay(f.r, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) }) // a test's writer has no deadlines
 	}
@@ -106,7 +108,47 @@ func (f *flight) prepare() {
 	if f.r.ProtoAtLeast(1, 1) {
 		f.interim.w = f.w
 	}
-	f.held = f.s.fast == nil || f.body != nil || f.upgrade != "" || f.x != nil && f.x.Followed
+	f.held = f.held || f.body != nil
+}
+
+// smallBody is how long a request body may be to be taken in whole before an
+// instance is asked: that costs neither a goroutine nor a second write, it
+// spares instances clients that are slow or leave, and any try can send it
+// again.
+const smallBody = 16 << 10
+
+// small reports whether the request's body is to be taken in first. One whose
+// client waits to be asked for it is not, nor one of unknown length: its sender
+// may wait for an answer to the part that it has sent.
+func (f *flight) small() bool {
+	return !f.held && f.r.ContentLength > 0 && f.r.ContentLength <= smallBody && len(f.r.Trailer) == 0 && f.r.Header["Expect"] == nil
+}
+
+// takeIn reads a small body, or returns why it cannot be read.
+func (f *flight) takeIn() error {
+	body := &f.call.answer.Body
+	*body = (*body)[:0]
+	if f.held || f.body != nil || f.r.Body == nil || f.r.Body == http.NoBody || f.r.ContentLength <= 0 {
+		return nil
+	}
+	*body = slices.Grow(*body, int(min(f.r.ContentLength, 4<<10)))
+	for {
+		n, err := f.r.Body.Read((*body)[len(*body):cap(*body)])
+		*body = (*body)[:len(*body)+n]
+		if f.x != nil {
+			f.x.BytesIn = int64(len(*body))
+		}
+		switch {
+		case err == io.EOF && int64(len(*body)) < f.r.ContentLength:
+			return io.ErrUnexpectedEOF // or the instance would get half of it for the whole
+		case err == io.EOF:
+			f.start = time.Now() // the instances' time begins now
+			return nil
+		case err != nil:
+			return err
+		}
+		*body = slices.Grow(*body, 1)
+	}
 }
 
 // hold makes what attempts need that go to net/http's transport, or send a body.
@@ -140,6 +182,13 @@ func (f *flight) bound() {
 // run makes attempts until one has answered the client, or answers itself.
 func (f *flight) run() {
 	var last failure
+	if err := f.takeIn(); err != nil {
+		if f.r.Context().Err() != nil {
+			err = context.Canceled
+		}
+		f.answer(classify(err, err, f.r.Context().Err() != nil, f.up.breaker))
+		return
+	}
 	for {
 		pick, err := f.up.pool.Pick(f.list...)
 		if err != nil {
@@ -224,6 +273,9 @@ func (f *flight) next(address string) (*http.Request, http.RoundTripper) {
 		if out := f.plain(address); f.s.fast.Plain(out) {
 			f.call.t = f.s.fast
 			return out, f.call
+		}
+		if len(f.call.answer.Body) > 0 {
+			f.body = newTaken(f.r, f.call.answer.Body)
 		}
 	}
 	f.hold()

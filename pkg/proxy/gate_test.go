@@ -141,7 +141,7 @@ func newGate(t testing.TB, o gateOptions, addresses ...string) *gate {
 		defer func() { g.finished <- x }()
 		alone := r.Body == http.NoBody
 		end.ServeHTTP(x, r)
-		if alone { // as the listener does
+		if alone || x.Settled() { // as the listener does
 			x.End()
 		}
 	})

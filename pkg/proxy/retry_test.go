@@ -412,7 +412,7 @@ func TestClientLeaves(t *testing.T) {
 	})
 	tests := []struct{ name, send string }{
 		{"while it waits", "GET / HTTP/1.1\nHost: x\n\n"},
-		{"in the middle of its body", "PUT / HTTP/1.1\nHost: x\nContent-Length: 100\n\nhalf"},
+		{"in the middle of its body", "PUT / HTTP/1.1\nHost: x\nContent-Length: 100000\n\nhalf"},
 		{"in the middle of a chunk", "PUT / HTTP/1.1\nHost: x\nTransfer-Encoding: chunked\n\n10\nhalf"},
 	}
 	for _, tt := range tests {

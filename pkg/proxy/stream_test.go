@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -561,7 +562,8 @@ func TestInstanceDiesWhileTheClientPauses(t *testing.T) {
 }
 
 // A part of the body that is still on its way when the instance dies is waited
-// for, so that the request can go to another.
+// for, so that the request can go to another. (A small body is taken in before
+// any instance is asked.)
 func TestInstanceDiesMidUploadAndTheRestComes(t *testing.T) {
 	half := make(chan struct{}, 1)
 	first := rawBackend(t, func(c net.Conn, r *bufio.Reader) {
@@ -579,17 +581,18 @@ func TestInstanceDiesMidUploadAndTheRestComes(t *testing.T) {
 		_, _ = w.Write(b)
 	})
 	g := newGate(t, gateOptions{}, first)
-	c, r := raw(t, g.addr, "PUT / HTTP/1.1\nHost: x\nContent-Length: 10\n\nhello")
+	c, r := raw(t, g.addr, "PUT / HTTP/1.1\nHost: x\nContent-Length: 20000\n\nhello")
 	<-half
 	g.set(first, second)
 	time.Sleep(50 * time.Millisecond) // the instance's reset gets through first; the test holds either way
-	_, _ = io.WriteString(c, "world")
+	rest := strings.Repeat("world", 3999)
+	_, _ = io.WriteString(c, rest)
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(b) != "helloworld" {
-		t.Errorf("got %d %q, want both halves from the second instance", resp.StatusCode, b)
+	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(b) != "hello"+rest {
+		t.Errorf("got %d and %d bytes, want both parts from the second instance", resp.StatusCode, len(b))
 	}
 }
 
@@ -658,5 +661,45 @@ func TestAnswersDoNotMix(t *testing.T) {
 	close(wrong)
 	for w := range wrong {
 		t.Error(w)
+	}
+}
+
+// A small body is taken in before an instance is asked, by whatever pieces it
+// comes: the instance gets it in one go, every try gets all of it, and a client
+// that leaves before its end has bothered nobody.
+func TestSmallBodyIsTakenInFirst(t *testing.T) {
+	var asked atomic.Int32
+	first := rawBackend(t, func(c net.Conn, r *bufio.Reader) {
+		asked.Add(1)
+		_, _ = drainHead(r)
+		_ = c.(*net.TCPConn).SetLinger(0)
+	})
+	second := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %d %s %v", r.Method, r.ContentLength, b, err)
+	})
+	g := newGate(t, gateOptions{}, first)
+	if g.settings.Engine != proxy.EngineFast {
+		return // net/http's transport streams all bodies
+	}
+	c, _ := raw(t, g.addr, "PUT / HTTP/1.1\nHost: x\nContent-Length: 10\n\nhello")
+	c.Close()
+	if x := g.exchange(); x.Reason != "client_canceled" || x.BytesIn != 5 || len(x.Attempts) != 0 || asked.Load() != 0 {
+		t.Errorf("a client that left: reason %q, %d bytes in, attempts %v, %d connections", x.Reason, x.BytesIn, x.Attempts, asked.Load())
+	}
+	g.set(first, second)
+	for range 4 { // round robin: some begin with the one that fails
+		c, r := raw(t, g.addr, "PUT / HTTP/1.1\nHost: x\nContent-Length: 10\n\nhello")
+		_, _ = io.WriteString(c, "world")
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := io.ReadAll(resp.Body); string(b) != "PUT 10 helloworld <nil>" {
+			t.Errorf("got %d %q", resp.StatusCode, b)
+		}
+		if x := g.exchange(); x.BytesIn != 10 {
+			t.Errorf("%d bytes in", x.BytesIn)
+		}
 	}
 }

@@ -236,8 +236,9 @@ func newFastTransport(k transportKey, std http.RoundTripper) *transport.Transpor
 	})
 }
 
-// call makes the round trips of one flight's requests without a body on the fast
-// engine, one at a time, in memory that the next flight uses again.
+// call makes the round trips of one flight's requests on the fast engine, if
+// they have no body or one that is on hand, one at a time, in memory that the
+// next flight uses again.
 type call struct {
 	t      *transport.Transport
 	answer transport.Memory

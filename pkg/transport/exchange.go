@@ -99,7 +99,11 @@ func (e *exchange) run(c *conn) (*http.Response, error) {
 func (e *exchange) talk(c *conn) (*http.Response, error) {
 	buf := c.t.writeBuffers.Get().(*[writeBufferSize]byte)
 	if e.body == nil {
-		err := c.send(e.appendHead(buf[:0]))
+		head := e.appendHead(buf[:0])
+		if e.m != nil {
+			head = append(head, e.m.Body...) // moves where it does not fit
+		}
+		err := c.send(head)
 		c.t.writeBuffers.Put(buf)
 		if err != nil {
 			if err == errStale {

@@ -104,6 +104,11 @@ func (e *exchange) appendHead(b []byte) []byte {
 	if e.body != nil {
 		return b
 	}
+	if e.m != nil && len(e.m.Body) > 0 {
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, int64(len(e.m.Body)), 10)
+		return append(b, "\r\n\r\n"...)
+	}
 	switch method {
 	case http.MethodPost, http.MethodPut, http.MethodPatch:
 		b = append(b, "Content-Length: 0\r\n"...)

@@ -176,11 +176,15 @@ type Memory struct {
 	// that makes the round trip. The header must not be kept. It may be nil.
 	Interim func(code int, header textproto.MIMEHeader) error
 
+	// Body is sent with the request, which has none of its own. It is not
+	// written to, and not used once RoundTripInto has returned.
+	Body []byte
+
 	answer response
 	header http.Header
 }
 
-// Clear forgets the answer. It is called before the memory is used again, when
+// Clear forgets the answer, and keeps Interim and Body. It is called before the memory is used again, when
 // nobody uses the answer any more: neither its body, whose end or Close has
 // been seen, nor its header with the slices in it. Strings may be kept.
 func (m *Memory) Clear() {
