@@ -146,26 +146,28 @@ func TestANewOperatorSeesWhatHappened(t *testing.T) {
 	b.shows("#service-list", "orders-1", "orders-2", "flaky-2")
 	b.until("traffic is seen", "!document.querySelector('#tiles b').textContent.startsWith('0')")
 
+	if *pictures != "" { // their lines need some past
+		b.until("half a minute has passed", `/^(4|5)\ds/.test(document.querySelector("#about div:nth-child(3) dd")?.innerText)`)
+	}
 	d.press("k")
-	row := `[...document.querySelectorAll("details.inst")].find(e => e.innerText.startsWith("orders-2"))`
+	row := instance("orders-2")
 	took := b.until("orders-2 is out", row+"?.classList.contains('ejected') || "+row+"?.classList.contains('critical')")
 	t.Logf("the page shows the death after %v", took.Round(time.Millisecond))
-	b.until("it says why", row+".innerText.includes('refused')")
-	b.until("it says what happened to its requests", "/tried again on another instance/.test("+row+".innerText)")
+	b.until("it says why", row+".textContent.includes('refused')")
+	b.until("it says what happened to its requests", "/tried again on another instance/.test("+row+".textContent)")
+	b.until("our own traffic has thrown it out, until a probe", row+".textContent.includes('probe in')")
 	d.press("e") // and a service fails
-	b.until("the breaker of flaky opens", `[...document.querySelectorAll("details.svc")].find(e => e.innerText.startsWith("flaky")).innerText.includes("tries failed within 10 s")`)
+	b.until("the breaker of flaky opens", `[...document.querySelectorAll("details.svc > .insts > .why")].some(e => e.textContent.includes("tries failed within 10 s"))`)
 	b.picture("services")
-	b.dark(true)
-	b.picture("services-dark")
 
 	b.keys("x")
 	b.until("the explain panel", "document.activeElement.id === 'x-url'")
 	b.fill("#x-url", "/api/orders/42")
 	b.keys("\r")
 	b.shows("#x-result", "proxied", "orders-2", "strip /api/orders", "no request was sent")
-	b.picture("explain-dark")
-	b.dark(false)
+	b.dark(true)
 	b.picture("explain")
+	b.dark(false)
 
 	d.press("h")
 	d.press("m")
