@@ -108,6 +108,7 @@ type Limiter struct {
 	probeFrom time.Time // when the level began to hold
 	drained   bool      // no more are in flight than it lets in
 	falls     int       // windows in a row at the steepest
+	gains     int       // windows in which it was faster than the measure
 	slow      bool      // the limit has never been too much: it doubles
 }
 
@@ -214,7 +215,11 @@ func (l *Limiter) look(now time.Time) {
 	}
 	defer l.mu.Unlock()
 	age := now.Sub(l.began)
-	if age < windowMin || l.samples.Load()+l.overload.Load() < enough && age < windowMax {
+	need, most := int64(enough), windowMax
+	if l.probing && l.drained { // what is measured holds for long
+		need, most = 2*enough, 2*windowMax
+	}
+	if age < windowMin || l.samples.Load()+l.overload.Load() < need && age < most {
 		l.ends.Store(now.Add(windowMin / 10).UnixNano())
 		return
 	}
@@ -244,10 +249,18 @@ func (l *Limiter) judge(now time.Time) {
 	first := l.base == 0
 	switch {
 	case n < few: // timeouts only
-	case first || median < l.base:
+	case first:
 		l.base = median
-	case unused: // few in flight: no queue, so this is what it is now
+	case unused: // no queue, so this is what it is now
 		l.base += (median - l.base) * 0.1
+	case median < l.base*0.8: // it has become faster; one window may be chance
+		if l.gains++; l.gains >= fallen/2 {
+			l.base = median
+			l.probe(now, l.found/2)
+			return
+		}
+	default:
+		l.gains = 0
 	}
 	if n >= few {
 		l.last = median
@@ -273,7 +286,12 @@ func (l *Limiter) judge(now time.Time) {
 		l.store()
 		return
 	}
-	next := l.found*gradient + math.Sqrt(l.found)
+	next := l.found * gradient
+	if gradient == 1 {
+		next += math.Sqrt(l.found)
+	} else {
+		next++
+	}
 	l.found += (next - l.found) * smoothing
 	if gradient <= steepest*1.2 {
 		l.falls++
@@ -289,7 +307,7 @@ func (l *Limiter) judge(now time.Time) {
 
 // probe begins to measure at that level.
 func (l *Limiter) probe(now time.Time, level float64) {
-	l.probing, l.drained, l.falls = true, false, 0
+	l.probing, l.drained, l.falls, l.gains = true, false, 0, 0
 	l.level, l.above, l.probeFrom = level, l.last, now
 	l.store()
 }
@@ -315,9 +333,6 @@ func (l *Limiter) measure(now time.Time, n int64) {
 			return
 		}
 		l.base = median
-		if l.above > 0 {
-			l.base = min(median, l.above)
-		}
 	}
 	l.probing = false
 	l.probeAt = now.Add(l.settings.Probe)

@@ -121,7 +121,9 @@ func simulate(seed uint64, s adaptive.Settings, limited bool, phases ...phase) [
 			}
 			if counts {
 				r.sent[class]++
-				r.limits = append(r.limits, l.Status().Limit)
+				if r.sent[class]%100 == 1 {
+					r.limits = append(r.limits, l.Status().Limit)
+				}
 			}
 			if limited && l.Acquire(class, now) != nil {
 				if counts {
@@ -162,17 +164,16 @@ func (s service) best() float64 { return float64(s.servers) / s.mean.Seconds() }
 // can, in a latency near its own. Without the limiter the latency has no bound.
 func TestOverload(t *testing.T) {
 	for _, s := range []service{
-		{10, 20 * time.Millisecond, 0.2}, {50, 50 * time.Millisecond, 0.5}, {100, 10 * time.Millisecond, 1}, {200, 100 * time.Millisecond, 0.3}, {8, 5 * time.Millisecond, 0.5},
+		{10, 20 * time.Millisecond, 0.2}, {50, 50 * time.Millisecond, 0.5}, {100, 50 * time.Millisecond, 1}, {200, 100 * time.Millisecond, 0.3}, {8, 5 * time.Millisecond, 0.5},
 	} {
-		over := phase{s, load{3 * s.best(), normal}, 60 * time.Second}
-		r := simulate(1, usual, true, over)[0]
-		if r.goodput() < 0.9*s.best() {
-			t.Errorf("%+v: %0.f a second of %.0f, limits %d..%d", s, r.goodput(), s.best(), r.limits[0], r.limits[len(r.limits)-1])
+		over := phase{s, load{3 * s.best(), normal}, 30 * time.Second}
+		for seed := range uint64(3) {
+			r := simulate(seed, usual, true, over)[0]
+			if r.goodput() < 0.9*s.best() || r.mean() > 3*s.mean {
+				t.Errorf("%+v, seed %d: %.0f a second of %.0f in %v", s, seed, r.goodput(), s.best(), r.mean())
+			}
+			t.Logf("%+v: goodput %.0f of %.0f, latency %v, limit %d", s, r.goodput(), s.best(), r.mean().Round(time.Millisecond), r.limits[len(r.limits)-1])
 		}
-		if r.mean() > 3*s.mean {
-			t.Errorf("%+v: latency %v of %v", s, r.mean(), s.mean)
-		}
-		t.Logf("%+v: goodput %.0f of %.0f, latency %v, limit %d", s, r.goodput(), s.best(), r.mean().Round(time.Millisecond), r.limits[len(r.limits)-1])
 	}
 	s := service{10, 20 * time.Millisecond, 0.2}
 	without := simulate(1, usual, false, phase{s, load{3 * s.best(), normal}, 20 * time.Second})[0]
@@ -186,7 +187,7 @@ func TestOverload(t *testing.T) {
 func TestNothingIsShedWithoutNeed(t *testing.T) {
 	for _, noise := range []float64{0, 0.3, 1} {
 		s := service{50, 40 * time.Millisecond, noise}
-		r := simulate(2, usual, true, phase{s, load{0.7 * s.best(), normal}, 90 * time.Second})[0]
+		r := simulate(2, usual, true, phase{s, load{0.7 * s.best(), normal}, 60 * time.Second})[0]
 		if shed := float64(r.shed[adaptive.Normal]) / float64(r.sent[adaptive.Normal]); shed > 0.005 {
 			t.Errorf("noise %v: %.2f%% were turned away, limits %d..%d", noise, 100*shed, r.limits[0], r.limits[len(r.limits)-1])
 		}
@@ -196,8 +197,8 @@ func TestNothingIsShedWithoutNeed(t *testing.T) {
 // A service that loses most of its capacity, and gets it back, or becomes
 // slower for good.
 func TestCapacityChanges(t *testing.T) {
-	whole, part := service{100, 20 * time.Millisecond, 0.5}, service{20, 20 * time.Millisecond, 0.5}
-	slow := service{100, 80 * time.Millisecond, 0.5}
+	whole, part := service{50, 40 * time.Millisecond, 0.5}, service{10, 40 * time.Millisecond, 0.5}
+	slow := service{50, 160 * time.Millisecond, 0.5}
 	offered := load{2 * whole.best(), normal}
 	r := simulate(3, usual, true, phase{whole, offered, 40 * time.Second}, phase{part, offered, 40 * time.Second}, phase{whole, offered, 40 * time.Second}, phase{slow, offered, 60 * time.Second}, phase{whole, offered, 40 * time.Second})
 	for i, s := range []service{whole, part, whole, slow, whole} {
@@ -222,7 +223,8 @@ func TestTheLowestIsShedFirst(t *testing.T) {
 	}
 	// Only high fits.
 	r = simulate(5, usual, true, phase{s, load{3 * s.best(), [adaptive.Classes]float64{0.4, 0.4, 0.2}}, 60 * time.Second})[0]
-	if passed(r, adaptive.High) < 0.95 || passed(r, adaptive.Low) > passed(r, adaptive.Normal)+0.05 {
+	t.Logf("passed: low %.2f, normal %.2f, high %.2f", passed(r, adaptive.Low), passed(r, adaptive.Normal), passed(r, adaptive.High))
+	if passed(r, adaptive.High) < 0.95 || passed(r, adaptive.Low) > passed(r, adaptive.Normal)/3 {
 		t.Errorf("passed: low %.2f, normal %.2f, high %.2f", passed(r, adaptive.Low), passed(r, adaptive.Normal), passed(r, adaptive.High))
 	}
 	// Alone, the lowest may have everything.

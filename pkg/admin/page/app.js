@@ -217,9 +217,8 @@ function serviceRow(first) {
 		numbers[4].classList.toggle("bad", u.error_share > 0.01);
 		const wait = u.breaker.state === "open" && left(u.breaker.retry_at) > 0 ? " " + span(left(u.breaker.retry_at)) : "";
 		pill(breaker, u.breaker.state, u.breaker.state.replace("_", " ") + wait); breaker.title = (u.breaker.why ?? "") + "\nopen, close or reset it";
-		const most = u.concurrency ? u.concurrency.limit : u.max_in_flight, shed = u.concurrency?.shed;
+		const most = u.concurrency?.limit ?? u.max_in_flight;
 		put(flight, count(u.in_flight) + (most ? "/" + count(most) : ""));
-		flight.title = shed ? "adaptive limit; turned away: low " + count(shed.low) + ", normal " + count(shed.normal) + ", high " + count(shed.high) : "";
 		instances();
 	} };
 }

@@ -239,6 +239,32 @@ func TestAnAnswerThatBreaksOffIsNotEnded(t *testing.T) {
 	}
 }
 
+// Nor where nothing but the coding shows it, as on a connection whose end is
+// the body's.
+func TestACodingThatBreaksOffIsNotEnded(t *testing.T) {
+	mw, err := compress.New(config.DefaultCompress())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range coding.Names() {
+		rec := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Accept-Encoding", name)
+		func() {
+			defer func() { _ = recover() }()
+			mw(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "text/plain")
+				_, _ = io.WriteString(w, long)
+				_ = http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			})).ServeHTTP(rec, r)
+		}()
+		if text, err := plain(t, name, rec.Body.Bytes()); err == nil {
+			t.Errorf("%s: a reader takes %d bytes for the whole", name, len(text))
+		}
+	}
+}
+
 func TestUpgradesAndGRPCAreNotWrapped(t *testing.T) {
 	mw, err := compress.New(config.DefaultCompress())
 	if err != nil {

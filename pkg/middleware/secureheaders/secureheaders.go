@@ -244,9 +244,9 @@ func (h *hosts) relative(header http.Header, name string) {
 	if err != nil || u.Host == "" || !h.has(u.Hostname()) {
 		return
 	}
-	// What begins with two slashes, which browsers see in backslashes too,
-	// would name a host again.
-	path := "/" + strings.TrimLeft(u.EscapedPath(), `/\`)
+	// What begins with two slashes would name a host again. Backslashes, which
+	// browsers take for slashes, are escaped.
+	path := "/" + strings.TrimLeft(u.EscapedPath(), "/")
 	rest := (&url.URL{RawQuery: u.RawQuery, ForceQuery: u.ForceQuery, Fragment: u.Fragment, RawFragment: u.RawFragment}).String()
 	header[name] = []string{path + rest}
 }
