@@ -277,7 +277,7 @@ func TestTheDocumentHasEveryField(t *testing.T) {
 	d := readDocument(t)
 	for _, v := range []any{
 		admin.Status{}, admin.Replica{}, admin.Config{}, admin.Dependency{}, admin.Traffic{}, admin.Stats{}, admin.Latency{}, admin.Upstream{},
-		admin.Breaker{}, admin.Instance{}, admin.Check{}, admin.Route{}, admin.Rejected{}, admin.Event{}, admin.ExplainRequest{}, admin.Explanation{},
+		admin.Breaker{}, admin.Concurrency{}, admin.Shed{}, admin.Instance{}, admin.Check{}, admin.Route{}, admin.Rejected{}, admin.Event{}, admin.ExplainRequest{}, admin.Explanation{},
 		admin.Explained{}, admin.Outcome{}, admin.Matched{}, admin.PassedOver{}, admin.Step{}, admin.Considered{}, admin.Candidate{}, admin.Send{},
 		admin.HeaderValue{}, admin.Timeouts{}, admin.Retries{}, admin.Done{}, admin.Override{}, admin.Fault{}, admin.Verdict{}, admin.Plan{},
 		admin.Change{}, admin.FieldChange{}, admin.LogLevel{}, admin.RateLimit{}, admin.LimitLeft{},
