@@ -1,7 +1,5 @@
-// The live half of the status page: it replaces the rows that the server has
-// rendered by ones that follow the stream. Everything that comes from the
-// gateway becomes a text node or an attribute of a fixed name: a service can
-// call itself <script> and stays text.
+// The live half of the status page. What comes from the gateway becomes a text
+// node or an attribute of a fixed name: <script> stays text.
 const $ = id => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -27,7 +25,6 @@ function button(text, act) {
 	b.addEventListener("click", e => { e.preventDefault(); e.stopPropagation(); act(); });
 	return b;
 }
-// put, cls, show and fill touch the document only where something differs.
 function put(node, text) { text = String(text); if (node.said !== text) node.textContent = node.said = text; }
 function cls(node, name) { if (node.className !== name) node.className = name; }
 function show(node, on) { if (node.hidden === !!on) node.hidden = !on; }
@@ -142,7 +139,6 @@ const sight = new IntersectionObserver(entries => {
 	}
 }, { rootMargin: "200px" });
 
-// List keeps one row per key, in the order of its items.
 class List {
 	constructor(box, make) { this.box = box; this.make = make; this.rows = new Map(); box.replaceChildren(); }
 	show(items, keyOf, none) {
