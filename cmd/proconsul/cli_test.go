@@ -276,12 +276,45 @@ func TestExamplesAreValid(t *testing.T) {
 		}
 	}
 	for where, text := range examples {
+		text := withFiles(t, text)
 		t.Run(where, func(t *testing.T) {
 			if code, stdout, stderr := call("validate", "-c", write(t, "proconsul.yaml", text)); code != 0 {
 				t.Errorf("exit %d:\n%s%s", code, stdout, stderr)
 			}
 		})
 	}
+}
+
+// outside are the files that examples name, which readers are to have.
+var outside = regexp.MustCompile(`/(?:etc|run/secrets)/[\w./-]+`)
+
+// withFiles returns the text with those files in a folder of its own: every
+// secret is one, and every certificate is the same with its key.
+func withFiles(t *testing.T, text string) string {
+	root := t.TempDir()
+	issued := parts.NewAuthority(t, "examples").Issue(t, parts.Leaf{Name: "example", Names: []string{"shop.example.com"}})
+	pair := append(append([]byte{}, issued.Cert...), issued.Key...)
+	put := func(path string, content []byte) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return outside.ReplaceAllStringFunc(text, func(path string) string {
+		at := filepath.Join(root, path)
+		switch {
+		case strings.HasPrefix(path, "/run/secrets/"):
+			put(at, []byte("a-secret-of-the-example"))
+		case filepath.Ext(path) == "": // a folder of certificates
+			put(filepath.Join(at, "shop.crt"), issued.Cert)
+			put(filepath.Join(at, "shop.key"), issued.Key)
+		default:
+			put(at, pair)
+		}
+		return at
+	})
 }
 
 // TestHealthcheck asks a gateway that serves, then drains, then is gone.
