@@ -44,7 +44,7 @@ func Default() *Config {
 func DefaultListen() Listen {
 	return Listen{
 		Addr:         ":8080",
-		Engine:       "std",
+		Engine:       "fast",
 		EncodedSlash: "reject",
 		Default:      "allow",
 		Limits: ListenLimits{
