@@ -82,6 +82,9 @@ func (s *schemas) section(typ reflect.Type, def reflect.Value) *node {
 	for _, f := range fieldsOf(typ) {
 		owner, name := ownerOf(typ, f.index)
 		c := s.value(f, f.typ)
+		if c.Ref != "" && f.typ.Kind() == reflect.Pointer {
+			c = &node{AnyOf: []*node{c, {Enum: []any{true}}}} // as it is by default
+		}
 		text := s.docs[owner.Name()+"."+name]
 		if f.restart {
 			text += " (read at start only)"

@@ -232,12 +232,18 @@ func (b *builder) value(s *source, n *yaml.Node, f field, path string, level int
 
 func (b *builder) section(s *source, n *yaml.Node, f field, path string, level int) (any, bool) {
 	t := deref(f.typ)
-	if n.Kind != yaml.MappingNode {
+	var pairs []pair
+	switch {
+	case n.Kind == yaml.MappingNode:
+		pairs = b.pairs(s, n, path)
+	case f.typ.Kind() == reflect.Pointer && n.Tag == "!!bool" && n.Value == "true":
+		// An optional section as it is by default. There is no false: a route
+		// would seem to switch off what a policy of its has on.
+	default:
 		b.broken[path] = true
 		b.wrongType(s, n, t, path, "a mapping of keys")
 		return map[string]any{}, true // so that indices in a list stay true
 	}
-	pairs := b.pairs(s, n, path)
 	for _, kv := range pairs { // before any fault below wants to name the element
 		if kv.key.Value == "name" && resolved(kv.val).Kind == yaml.ScalarNode {
 			b.names[path] = resolved(kv.val).Value

@@ -86,15 +86,20 @@ func TestWatch(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "proconsul.yaml")
 		write(t, file, "version: 1\n")
 		calls := watching(t, file)
+		pauses, last := 0, time.Now()
 		for i := range 20 {
 			write(t, file, strings.Repeat("#\n", i))
+			if time.Since(last) > 50*time.Millisecond {
+				pauses++ // a machine that stalls makes bursts of one
+			}
+			last = time.Now()
 		}
 		if !until(5*time.Second, func() bool { return calls.Load() > 0 }) {
 			t.Fatal("the change went unseen")
 		}
 		settle(calls)
-		if n := calls.Load(); n > 2 {
-			t.Errorf("%d calls for one burst of writes", n)
+		if n := calls.Load(); int(n) > 2+pauses {
+			t.Errorf("%d calls for one burst of writes with %d pauses", n, pauses)
 		}
 	})
 	t.Run("replaced by rename, twice", func(t *testing.T) {
