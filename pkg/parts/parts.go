@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -23,17 +24,40 @@ import (
 	"time"
 )
 
-// FreePorts returns n loopback TCP ports that nobody listened on a moment ago.
+// given are the ports that this process has handed out.
+var given struct {
+	sync.Mutex
+	ports map[int]bool
+}
+
+// FreePorts returns n loopback TCP ports that nobody listens on. They lie below
+// those that kernels give to connections: one of these would be somebody's
+// before the part that is to have it has started. None is returned twice.
 func FreePorts(t testing.TB, n int) []int {
 	t.Helper()
-	ports := make([]int, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	given.Lock()
+	defer given.Unlock()
+	if given.ports == nil {
+		given.ports = map[int]bool{}
+	}
+	var ports []int
+	for tries := 0; len(ports) < n; tries++ {
+		if tries == 10_000 {
+			t.Fatal("no free port between 10000 and 32000")
+		}
+		port := 10_000 + rand.IntN(22_000)
+		if given.ports[port] {
+			continue
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
+			continue // somebody's
+		}
+		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close() // all are held until the last is known, so that they differ
-		ports[i] = l.Addr().(*net.TCPAddr).Port
+		given.ports[port] = true
+		ports = append(ports, port)
 	}
 	return ports
 }
