@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -151,6 +152,7 @@ unless the variables GOGC and GOMEMLIMIT say otherwise.`,
 				return err
 			}
 			log, level := newLogger(cmd.ErrOrStderr(), cfg.Log)
+			adoptStandardLog(log)
 			tune(log)
 			if cfg.Warnings.Len() > 0 {
 				for _, f := range cfg.Warnings.All {
@@ -215,4 +217,22 @@ func newLogger(w io.Writer, c config.Log) (*slog.Logger, *slog.LevelVar) {
 		return slog.New(slog.NewTextHandler(w, o)), level
 	}
 	return slog.New(slog.NewJSONHandler(w, o)), level
+}
+
+// adoptStandardLog has what libraries write to the standard logger go to the
+// gateway's, at its debug level. net/http quotes there what an instance sent on
+// an idle connection, which may be a secret: the text ends where a quote begins.
+func adoptStandardLog(to *slog.Logger) {
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(unquoted{to.With("component", "library")})
+}
+
+// unquoted is the writer of a log.Logger.
+type unquoted struct{ log *slog.Logger }
+
+// Write implements io.Writer.
+func (u unquoted) Write(line []byte) (int, error) {
+	text, _, _ := strings.Cut(strings.TrimSpace(string(line)), `"`)
+	u.log.Debug(text)
+	return len(line), nil
 }
