@@ -52,7 +52,7 @@ var floors = map[string][]string{
 	"pkg/limiter":               {},
 	"pkg/metrics":               {},
 	"pkg/problem":               {},
-	"pkg/transport":             {},
+	"pkg/transport":             {"pkg/wire"},
 	"pkg/front":                 {"pkg/wire"},
 	"pkg/wire":                  {},
 	"pkg/admin":                 {},

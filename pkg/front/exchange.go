@@ -12,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // maxReused is how many fields a header may have whose map is used again: a
@@ -73,8 +71,6 @@ func (x *exchange) takeHeader(n int) http.Header {
 // spareFields is what a gateway adds to a header: its own fields should not
 // have the map grow.
 const spareFields = 4
-
-func (x *exchange) addTrailer(name, value string) { wire.AddTrailer(&x.req.Trailer, name, value) }
 
 // contained reports whether the request can be served without reading, and
 // without being taken over.

@@ -2,7 +2,6 @@ package front
 
 import (
 	"net/http"
-	"net/textproto"
 	"net/url"
 	"strings"
 
@@ -192,10 +191,11 @@ func (x *exchange) frame(f *framing) *Refusal {
 	case f.chunked:
 		r.ContentLength, r.TransferEncoding = -1, chunkedCoding()
 		b.chunked = true
-		b.chunks.MaxTrailers, b.chunks.Trailer = x.c.s.o.MaxHeader, x.addTrailer
+		b.chunks.MaxTrailers, b.chunks.Trailer = x.c.s.o.MaxHeader, &r.Trailer
 		if f.trailer {
-			if bad := x.announce(); bad != nil {
-				return bad
+			var err error
+			if r.Trailer, err = wire.Announced(r.Header); err != nil {
+				return badRequest(err.Error())
 			}
 		}
 		r.Body = b
@@ -210,31 +210,6 @@ func (x *exchange) frame(f *framing) *Refusal {
 }
 
 func chunkedCoding() []string { return []string{"chunked"} }
-
-// announce takes the names of trailers out of the header.
-func (x *exchange) announce() *Refusal {
-	r := &x.req
-	for _, line := range r.Header["Trailer"] {
-		for name := range strings.SplitSeq(line, ",") {
-			if name = wire.Trim(name); name == "" {
-				continue
-			}
-			if !wire.ValidToken(name) {
-				return badRequest("bad trailer name")
-			}
-			name = textproto.CanonicalMIMEHeaderKey(name)
-			if wire.Framing(name) {
-				return badRequest(name + " as a trailer")
-			}
-			if r.Trailer == nil {
-				r.Trailer = http.Header{}
-			}
-			r.Trailer[name] = nil
-		}
-	}
-	delete(r.Header, "Trailer")
-	return nil
-}
 
 // target makes the request's URL.
 func (x *exchange) target(t string, f *framing) *Refusal {

@@ -8,6 +8,8 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"time"
+
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // maxInterim bounds the 1xx answers before the final one.
@@ -242,8 +244,9 @@ func (e *exchange) final(c *conn, resp *response, h *head) (*http.Response, erro
 		resp.encoding[0] = "chunked"
 		resp.TransferEncoding = resp.encoding[:]
 		if h.trailers {
-			if err := announce(resp); err != nil {
-				return nil, err
+			var err error
+			if resp.Trailer, err = wire.Announced(resp.Header); err != nil {
+				return nil, malformed("%v", err)
 			}
 		}
 	}
@@ -260,10 +263,11 @@ func (e *exchange) final(c *conn, resp *response, h *head) (*http.Response, erro
 		keep = keep && !h.chunked && (h.length <= 0 || h.status == http.StatusNotModified)
 	case h.chunked:
 		b.kind = bodyChunked
+		b.chunks.MaxTrailers, b.chunks.Trailer = c.t.o.MaxResponseHeader, &resp.Trailer
 	case h.length == 0:
 		b.kind = bodyNone
 	case h.length > 0:
-		b.kind, b.left = bodyLength, h.length
+		b.kind, b.chunks.Left = bodyLength, h.length
 	default:
 		b.kind, keep, resp.Close = bodyClose, false, true
 	}
@@ -272,40 +276,9 @@ func (e *exchange) final(c *conn, resp *response, h *head) (*http.Response, erro
 		c.finish(keep)
 		return &resp.Response, nil
 	}
-	b.c, b.resp, b.keep, b.ctx = c, &resp.Response, keep, e.ctx
+	b.c, b.keep, b.ctx = c, keep, e.ctx
 	resp.Body = b
 	return &resp.Response, nil
-}
-
-// announce takes the names of trailers out of the header.
-func announce(resp *response) error {
-	for _, line := range resp.Header["Trailer"] {
-		for line != "" {
-			var name string
-			if name, line, _ = cut(line, ','); name == "" {
-				continue
-			}
-			if !validToken(name) {
-				return malformed("bad trailer name")
-			}
-			name = textproto.CanonicalMIMEHeaderKey(name)
-			if framing(name) {
-				return malformed("%s as a trailer", name)
-			}
-			if resp.Trailer == nil {
-				resp.Trailer = make(http.Header)
-			}
-			resp.Trailer[name] = nil
-		}
-	}
-	delete(resp.Header, "Trailer")
-	return nil
-}
-
-// framing reports whether a field can never be a trailer, since it would
-// change where the message ends.
-func framing(name string) bool {
-	return name == "Content-Length" || name == "Transfer-Encoding" || name == "Trailer"
 }
 
 func isTimeout(err error) bool {

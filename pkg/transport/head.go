@@ -2,9 +2,9 @@ package transport
 
 import (
 	"net/http"
-	"net/textproto"
-	"strconv"
 	"strings"
+
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // head is an answer's header.
@@ -26,7 +26,7 @@ type head struct {
 // bytes need no second look. values is room for the values; it may be short.
 func parseHead(s string, known bool, values []string, h *head) error {
 	h.length = -1
-	line, rest := cutLine(s)
+	line, rest := wire.CutLine(s)
 	if err := h.statusLine(line, known); err != nil {
 		return err
 	}
@@ -45,13 +45,18 @@ func parseHead(s string, known bool, values []string, h *head) error {
 	}
 	transfer := false
 	for {
-		line, rest = cutLine(rest)
+		line, rest = wire.CutLine(rest)
 		if line == "" {
 			break
 		}
-		name, value, err := field(line, known)
-		if err != nil {
-			return err
+		var name, value string
+		if known {
+			name, value = wire.KnownField(line)
+		} else {
+			var err error
+			if name, value, err = wire.Field(line); err != nil {
+				return malformed("%v", err)
+			}
 		}
 		switch name {
 		case "Content-Length":
@@ -59,8 +64,9 @@ func parseHead(s string, known bool, values []string, h *head) error {
 				return malformed("more than one Content-Length")
 			}
 			h.contentSeen = true
-			if h.length, err = contentLength(value); err != nil {
-				return err
+			var err error
+			if h.length, err = wire.ContentLength(value); err != nil {
+				return malformed("%v", err)
 			}
 		case "Transfer-Encoding":
 			if transfer {
@@ -73,8 +79,8 @@ func parseHead(s string, known bool, values []string, h *head) error {
 			h.chunked = true
 			continue // not the caller's business
 		case "Connection":
-			h.close = h.close || hasToken(value, "close")
-			h.keepAlive = h.keepAlive || hasToken(value, "keep-alive")
+			h.close = h.close || wire.HasToken(value, "close")
+			h.keepAlive = h.keepAlive || wire.HasToken(value, "keep-alive")
 		case "Trailer":
 			h.trailers = true
 		}
@@ -96,12 +102,6 @@ func parseHead(s string, known bool, values []string, h *head) error {
 	return nil
 }
 
-// cutLine splits at the first CRLF. There is one.
-func cutLine(s string) (line, rest string) {
-	i := strings.IndexByte(s, '\n')
-	return s[:i-1], s[i+1:]
-}
-
 // statusLine parses "HTTP/1.1 200 OK"; the reason and the space before it may
 // be missing.
 func (h *head) statusLine(s string, known bool) error {
@@ -119,102 +119,9 @@ func (h *head) statusLine(s string, known bool) error {
 	if h.status < 100 {
 		return malformed("status code")
 	}
-	if !known && !validValue(s[12:]) {
+	if !known && !wire.ValidValue(s[12:]) {
 		return malformed("control character in the status line")
 	}
 	h.text = s[9:]
 	return nil
-}
-
-// field parses a line of a header or of trailers.
-func field(line string, known bool) (name, value string, err error) {
-	if line[0] == ' ' || line[0] == '\t' {
-		return "", "", malformed("folded header line")
-	}
-	i := strings.IndexByte(line, ':')
-	if i <= 0 {
-		return "", "", malformed("header line without a name")
-	}
-	name, value = line[:i], trim(line[i+1:])
-	if !known {
-		if !validToken(name) {
-			return "", "", malformed("character in a field name")
-		}
-		if !validValue(value) {
-			return "", "", malformed("control character in field %s", name)
-		}
-	}
-	return textproto.CanonicalMIMEHeaderKey(name), value, nil
-}
-
-// contentLength parses the value: digits and nothing else.
-func contentLength(s string) (int64, error) {
-	if s == "" {
-		return -1, malformed("bad Content-Length")
-	}
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return -1, malformed("bad Content-Length")
-		}
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		return -1, malformed("bad Content-Length")
-	}
-	return n, nil
-}
-
-// trim removes white space around a value.
-func trim(s string) string {
-	for s != "" && (s[0] == ' ' || s[0] == '\t') {
-		s = s[1:]
-	}
-	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
-		s = s[:len(s)-1]
-	}
-	return s
-}
-
-// hasToken reports whether a list has an element, whatever the case.
-func hasToken(list, token string) bool {
-	for list != "" {
-		var item string
-		item, list, _ = strings.Cut(list, ",")
-		if item = trim(item); len(item) == len(token) && strings.EqualFold(item, token) {
-			return true
-		}
-	}
-	return false
-}
-
-// Sets of characters by RFC 9110, section 5.6.2, and RFC 9112, section 5.
-const (
-	tokenLow  = 1<<'!' | 1<<'#' | 1<<'$' | 1<<'%' | 1<<'&' | 1<<'\'' | 1<<'*' | 1<<'+' | 1<<'-' | 1<<'.' | (1<<10-1)<<'0'
-	tokenHigh = (1<<26-1)<<('A'-64) | (1<<26-1)<<('a'-64) | 1<<('^'-64) | 1<<('_'-64) | 1<<('`'-64) | 1<<('|'-64) | 1<<('~'-64)
-)
-
-func tokenChar(c byte) bool {
-	if c < 64 {
-		return uint64(tokenLow)>>c&1 != 0
-	}
-	return c < 128 && uint64(tokenHigh)>>(c-64)&1 != 0
-}
-
-func validToken(s string) bool {
-	for i := range len(s) {
-		if !tokenChar(s[i]) {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// validValue reports whether s has no control character but tabs.
-func validValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
 }

@@ -6,11 +6,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // checkRequest refuses what would not arrive as it is meant.
 func checkRequest(req *http.Request) error {
-	if req.Method != "" && !validToken(req.Method) {
+	if req.Method != "" && !wire.ValidToken(req.Method) {
 		return &RequestError{Reason: fmt.Sprintf("method %q", req.Method)}
 	}
 	host := req.Host
@@ -23,17 +25,17 @@ func checkRequest(req *http.Request) error {
 		}
 	}
 	for name, values := range req.Header {
-		if !validToken(name) {
+		if !wire.ValidToken(name) {
 			return &RequestError{Reason: fmt.Sprintf("header field name %q", name)}
 		}
 		for _, v := range values {
-			if !validValue(v) {
+			if !wire.ValidValue(v) {
 				return &RequestError{Reason: fmt.Sprintf("header field value for %q", name)} // the value may be a secret
 			}
 		}
 	}
 	for name := range req.Trailer {
-		if !validToken(name) || framing(http.CanonicalHeaderKey(name)) {
+		if !wire.ValidToken(name) || wire.Framing(http.CanonicalHeaderKey(name)) {
 			return &RequestError{Reason: fmt.Sprintf("trailer field name %q", name)}
 		}
 	}
@@ -56,13 +58,13 @@ func validTarget(s string) bool {
 // expects reports whether the client wants to be asked for the body.
 func expects(h http.Header) bool {
 	v := h["Expect"]
-	return len(v) > 0 && hasToken(v[0], "100-continue")
+	return len(v) > 0 && wire.HasToken(v[0], "100-continue")
 }
 
 // closes reports whether the request's own header ends the connection.
 func (e *exchange) closes() bool {
 	for _, v := range e.req.Header["Connection"] {
-		if hasToken(v, "close") {
+		if wire.HasToken(v, "close") {
 			return true
 		}
 	}
@@ -94,7 +96,7 @@ func (e *exchange) appendHead(b []byte) []byte {
 		for _, v := range values {
 			b = append(b, name...)
 			b = append(b, ": "...)
-			b = append(b, trim(v)...)
+			b = append(b, wire.Trim(v)...)
 			b = append(b, "\r\n"...)
 		}
 	}
@@ -175,13 +177,4 @@ func appendTarget(b []byte, req *http.Request) []byte {
 		b = append(b, u.RawQuery...)
 	}
 	return b
-}
-
-// cut splits a list at sep and trims what is before it.
-func cut(s string, sep byte) (before, after string, found bool) {
-	i := strings.IndexByte(s, sep)
-	if i < 0 {
-		return trim(s), "", false
-	}
-	return trim(s[:i]), s[i+1:], true
 }

@@ -35,6 +35,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 const (
@@ -292,7 +294,7 @@ func (t *Transport) serves(req *http.Request) bool {
 		return false
 	}
 	for _, v := range req.Header["Connection"] {
-		if hasToken(v, "upgrade") {
+		if wire.HasToken(v, "upgrade") {
 			return false
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 const (
@@ -333,16 +335,16 @@ func (u *upload) read(p []byte) (int, error) {
 // appendTrailers appends the trailers that have values and can be sent.
 func appendTrailers(b []byte, trailer http.Header) []byte {
 	for name, values := range trailer {
-		if !validToken(name) || framing(http.CanonicalHeaderKey(name)) {
+		if !wire.ValidToken(name) || wire.Framing(http.CanonicalHeaderKey(name)) {
 			continue
 		}
 		for _, v := range values {
-			if !validValue(v) {
+			if !wire.ValidValue(v) {
 				continue
 			}
 			b = append(b, name...)
 			b = append(b, ": "...)
-			b = append(b, trim(v)...)
+			b = append(b, wire.Trim(v)...)
 			b = append(b, "\r\n"...)
 		}
 	}

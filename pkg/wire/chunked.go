@@ -6,9 +6,9 @@ import (
 )
 
 const (
-	// MaxChunkLine bounds a chunk's size and extensions, and maxExtension all
+	// maxChunkLine bounds a chunk's size and extensions, and maxExtension all
 	// extensions of a message: they carry nothing, and cost.
-	MaxChunkLine = 4 << 10
+	maxChunkLine = 4 << 10
 	maxExtension = 16 << 10
 )
 
@@ -16,9 +16,9 @@ const (
 // caller's to move. The zero value is at the beginning of a body. It is not
 // safe for concurrent use.
 type Chunked struct {
-	Left        int64                    // bytes of data that come next
-	MaxTrailers int                      // bytes of trailers, at most
-	Trailer     func(name, value string) // is told of every trailer but those that would frame the message; may be nil
+	Left        int64        // bytes of data that come next
+	MaxTrailers int          // bytes of trailers, at most
+	Trailer     *http.Header // gets the trailers but those that would frame the message; made when the first comes; nil: they are dropped
 
 	phase      phase
 	extensions int // bytes of chunk extensions so far
@@ -64,7 +64,7 @@ func (c *Chunked) Frame(b []byte) (n int, err error) {
 			n += 2
 			c.phase = phaseSize
 		case phaseSize:
-			line, size, err := cutLine(b[n:], MaxChunkLine)
+			line, size, err := cutLine(b[n:], maxChunkLine)
 			if size == 0 {
 				return n, err
 			}
@@ -98,7 +98,7 @@ func (c *Chunked) Frame(b []byte) (n int, err error) {
 				return n, err
 			}
 			if c.Trailer != nil && !Framing(name) {
-				c.Trailer(name, value)
+				c.add(name, value)
 			}
 		case phaseEnd:
 			return n, nil
@@ -106,12 +106,20 @@ func (c *Chunked) Frame(b []byte) (n int, err error) {
 	}
 }
 
+// add keeps a trailer.
+func (c *Chunked) add(name, value string) {
+	if *c.Trailer == nil {
+		*c.Trailer = http.Header{}
+	}
+	(*c.Trailer)[name] = append((*c.Trailer)[name], value)
+}
+
 // Longest returns how long the line that comes next may be.
 func (c *Chunked) Longest() int {
 	if c.phase == phaseTrailer {
 		return c.MaxTrailers
 	}
-	return MaxChunkLine
+	return maxChunkLine
 }
 
 // cutLine returns the first line of b without its CRLF, and its length with
@@ -167,12 +175,4 @@ func chunkSize(line []byte) (size int64, extension int, err error) {
 		return 0, 0, Malformed("control character in a chunk extension")
 	}
 	return size, len(rest), nil
-}
-
-// AddTrailer adds a trailer to a map that may not be there yet.
-func AddTrailer(h *http.Header, name, value string) {
-	if *h == nil {
-		*h = http.Header{}
-	}
-	(*h)[name] = append((*h)[name], value)
 }

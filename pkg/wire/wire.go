@@ -5,6 +5,7 @@
 package wire
 
 import (
+	"net/http"
 	"net/textproto"
 	"strconv"
 	"strings"
@@ -41,6 +42,39 @@ func Field(line string) (name, value string, err error) {
 		return "", "", Malformed("control character in field " + name)
 	}
 	return textproto.CanonicalMIMEHeaderKey(name), value, nil
+}
+
+// KnownField is Field for a line that Field has taken before, which needs no
+// second look at its bytes.
+func KnownField(line string) (name, value string) {
+	i := strings.IndexByte(line, ':')
+	return textproto.CanonicalMIMEHeaderKey(line[:i]), Trim(line[i+1:])
+}
+
+// Announced takes the names of trailers out of a header. They are the keys of
+// what it returns, without values; nil where there are none.
+func Announced(h http.Header) (http.Header, error) {
+	var names http.Header
+	for _, list := range h["Trailer"] {
+		for name := range strings.SplitSeq(list, ",") {
+			if name = Trim(name); name == "" {
+				continue
+			}
+			if !ValidToken(name) {
+				return nil, Malformed("bad trailer name")
+			}
+			name = textproto.CanonicalMIMEHeaderKey(name)
+			if Framing(name) {
+				return nil, Malformed(name + " as a trailer")
+			}
+			if names == nil {
+				names = http.Header{}
+			}
+			names[name] = nil
+		}
+	}
+	delete(h, "Trailer")
+	return names, nil
 }
 
 // ContentLength parses the value: digits and nothing else.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/http"
 	"net/http/httputil"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -35,9 +37,38 @@ func TestField(t *testing.T) {
 		if name != tt.name || value != tt.value || (err != nil) != tt.fails {
 			t.Errorf("%q: got %q, %q, %v", tt.line, name, value, err)
 		}
+		if !tt.fails {
+			if name, value := wire.KnownField(tt.line); name != tt.name || value != tt.value {
+				t.Errorf("%q, known: got %q, %q", tt.line, name, value)
+			}
+		}
 		var bad wire.Malformed
 		if tt.fails && !errors.As(err, &bad) {
 			t.Errorf("%q: the error is %T", tt.line, err)
+		}
+	}
+}
+
+func TestAnnounced(t *testing.T) {
+	for _, tt := range []struct {
+		lists []string
+		want  http.Header
+		fails bool
+	}{
+		{nil, nil, false},
+		{[]string{""}, nil, false},
+		{[]string{"x-a, X-B,,", " x-c"}, http.Header{"X-A": nil, "X-B": nil, "X-C": nil}, false},
+		{[]string{"X-A", "x y"}, nil, true},
+		{[]string{"X-A, content-length"}, nil, true},
+		{[]string{"Transfer-Encoding"}, nil, true},
+	} {
+		h := http.Header{"Trailer": tt.lists, "X": {"1"}}
+		got, err := wire.Announced(h)
+		if !reflect.DeepEqual(got, tt.want) || (err != nil) != tt.fails {
+			t.Errorf("%q: got %v, %v", tt.lists, got, err)
+		}
+		if err == nil && !reflect.DeepEqual(h, http.Header{"X": {"1"}}) {
+			t.Errorf("%q: the header is %v afterwards", tt.lists, h)
 		}
 	}
 }
@@ -52,8 +83,8 @@ func TestHasToken(t *testing.T) {
 
 // decode reads a chunked body that comes in pieces of at most step bytes. It
 // returns the data, the trailers, and what is left behind the body.
-func decode(b []byte, step int) (data []byte, trailers string, rest []byte, err error) {
-	d := wire.Chunked{MaxTrailers: 1 << 10, Trailer: func(name, value string) { trailers += name + "=" + value + ";" }}
+func decode(b []byte, step int) (data []byte, trailers http.Header, rest []byte, err error) {
+	d := wire.Chunked{MaxTrailers: 1 << 10, Trailer: &trailers}
 	have := 0
 	for {
 		n, err := d.Frame(b[:have])
@@ -78,21 +109,25 @@ func decode(b []byte, step int) (data []byte, trailers string, rest []byte, err 
 }
 
 func TestChunked(t *testing.T) {
-	for _, tt := range []struct{ body, data, trailers, rest string }{
-		{"5\r\nhello\r\n0\r\n\r\nrest", "hello", "", "rest"},
-		{"0\r\n\r\n", "", "", ""},
-		{"1;a=b\r\nx\r\n00A \r\n", "x", "", "-"},
-		{"1\r\nx\r\n0;x\r\nA: 1\r\nb:2\r\nContent-Length: 5\r\n\r\n", "x", "A=1;B=2;", ""},
-		{"a\r\n0123456789\r\n0\r\n\r\n", "0123456789", "", ""},
-		{"5\r\nhello", "hello", "", "-"},
-		{"5\r\nhellox", "hello", "", "-"},
-		{"0\r\nA: 1\r\n", "", "A=1;", "-"},
-		{"0\r\n" + strings.Repeat("A: 1\r\n", 200) + "\r\n", "", strings.Repeat("A=1;", 170), "-"},
+	for _, tt := range []struct {
+		body, data string
+		trailers   http.Header
+		rest       string // "-": it fails
+	}{
+		{"5\r\nhello\r\n0\r\n\r\nrest", "hello", nil, "rest"},
+		{"0\r\n\r\n", "", nil, ""},
+		{"1;a=b\r\nx\r\n00A \r\n", "x", nil, "-"},
+		{"1\r\nx\r\n0;x\r\nA: 1\r\nb:2\r\na:3\r\nContent-Length: 5\r\n\r\n", "x", http.Header{"A": {"1", "3"}, "B": {"2"}}, ""},
+		{"a\r\n0123456789\r\n0\r\n\r\n", "0123456789", nil, ""},
+		{"5\r\nhello", "hello", nil, "-"},
+		{"5\r\nhellox", "hello", nil, "-"},
+		{"0\r\nA: 1\r\n", "", nil, "-"},
+		{"0\r\n" + strings.Repeat("A: 1\r\n", 200) + "\r\n", "", nil, "-"},
 	} {
 		for _, step := range []int{1, 3, 1 << 20} {
 			data, trailers, rest, err := decode([]byte(tt.body), step)
-			if (err != nil) != (tt.rest == "-") || string(data) != tt.data || err == nil && (trailers != tt.trailers || string(rest) != tt.rest) {
-				t.Errorf("%.40q by %d: got %q, %q, %q, %v", tt.body, step, data, trailers, rest, err)
+			if (err != nil) != (tt.rest == "-") || string(data) != tt.data || err == nil && (!reflect.DeepEqual(trailers, tt.trailers) || string(rest) != tt.rest) {
+				t.Errorf("%.40q by %d: got %q, %v, %q, %v", tt.body, step, data, trailers, rest, err)
 			}
 		}
 	}
@@ -110,8 +145,8 @@ func FuzzChunked(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		data, trailers, rest, err := decode(b, 1<<20)
 		slow, slowly, left, serr := decode(b, 1)
-		if (err == nil) != (serr == nil) || !bytes.Equal(data, slow) || err == nil && (trailers != slowly || !bytes.Equal(rest, left)) {
-			t.Fatalf("at once: %q, %q, %q, %v; byte by byte: %q, %q, %q, %v", data, trailers, rest, err, slow, slowly, left, serr)
+		if (err == nil) != (serr == nil) || !bytes.Equal(data, slow) || err == nil && (!reflect.DeepEqual(trailers, slowly) || !bytes.Equal(rest, left)) {
+			t.Fatalf("at once: %q, %v, %q, %v; byte by byte: %q, %v, %q, %v", data, trailers, rest, err, slow, slowly, left, serr)
 		}
 		if err != nil {
 			return
