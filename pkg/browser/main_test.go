@@ -190,6 +190,20 @@ func (b *tab) until(what, expression string) time.Duration {
 	return time.Since(began)
 }
 
+// soon reports whether the expression holds within the next few frames of the
+// stream.
+func (b *tab) soon(expression string) bool {
+	b.t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); <-tick.C {
+		if js[bool](b, "!!("+expression+")") {
+			return true
+		}
+	}
+	return false
+}
+
 // shows waits until the element's text has every one of words.
 func (b *tab) shows(selector string, words ...string) time.Duration {
 	b.t.Helper()
