@@ -137,6 +137,8 @@ func TestAnswersOfTheGatewayItself(t *testing.T) {
 	for i := range 11 {
 		manyFields.Header.Add("X-Repeated", fmt.Sprint(i))
 	}
+	noToken := httptest.NewRequest("GET", "http://h/other", nil)
+	noToken.Method = "\xff" // as HTTP/2 can have it
 	for _, tc := range []struct {
 		name         string
 		r            *http.Request
@@ -150,6 +152,7 @@ func TestAnswersOfTheGatewayItself(t *testing.T) {
 		{"encoded slash", httptest.NewRequest("GET", "http://h/api/%2fadmin", nil), 400, "bad_request", "Proxy-Status", "proconsul; error=http_request_error"},
 		{"announced body", httptest.NewRequest("POST", "http://h/api/x", strings.NewReader(strings.Repeat("x", 1025))), 413, "body_too_large", "", ""},
 		{"many fields", manyFields, 431, "bad_request", "", ""},
+		{"method that is no token", noToken, 400, "bad_request", "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := httptest.NewRecorder()

@@ -167,6 +167,9 @@ func ownBody(r *http.Request) *http.Request {
 // check brings the request into the form that matching and the chain rely on,
 // or says why it is refused.
 func (l *listener) check(ex *middleware.Exchange, r *http.Request) *problem.Error {
+	if !isToken(r.Method) {
+		return problem.New(problem.BadRequest, "the method is malformed", nil)
+	}
 	path, err := canonicalPath(r.URL.EscapedPath(), l.keepSlash)
 	if err != nil {
 		return problem.New(problem.BadRequest, err.Error(), nil)
@@ -189,6 +192,18 @@ func (l *listener) check(ex *middleware.Exchange, r *http.Request) *problem.Erro
 		r.Body = &pacedBody{ReadCloser: r.Body, control: http.NewResponseController(ex), limit: l.bodyRead}
 	}
 	return nil
+}
+
+// isToken reports whether s is a token (RFC 9110 section 5.6.2). HTTP/2 frames
+// carry methods that are none.
+func isToken(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // countFields counts lines, not names: a repeated field costs as much.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -44,11 +45,11 @@ func (t *Tracer) End(x *middleware.Exchange, q Request) {
 	}
 	attrs := []attribute.KeyValue{
 		method,
-		semconv.URLScheme(x.Scheme), semconv.URLPath(x.Path), semconv.ServerAddress(x.Host),
+		semconv.URLScheme(x.Scheme), semconv.URLPath(text(x.Path)), semconv.ServerAddress(text(x.Host)),
 		semconv.ClientAddress(x.ClientIP.String()),
 		semconv.NetworkProtocolVersion(protocol(q.Proto)),
 		semconv.HTTPResponseStatusCode(q.Status),
-		attribute.String("proconsul.request_id", x.RequestID),
+		attribute.String("proconsul.request_id", text(x.RequestID)),
 	}
 	if name == "HTTP" {
 		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(clip(q.Method)))
@@ -64,7 +65,7 @@ func (t *Tracer) End(x *middleware.Exchange, q Request) {
 		{"proconsul.ratelimit", x.RateLimit}, {"proconsul.cache", x.Cache},
 	} {
 		if a.value != "" {
-			attrs = append(attrs, attribute.String(a.key, a.value))
+			attrs = append(attrs, attribute.String(a.key, text(a.value))) // a consumer has its name from a token
 		}
 	}
 	options := []trace.SpanStartOption{trace.WithTimestamp(x.Start), trace.WithSpanKind(trace.SpanKindServer)}
@@ -146,13 +147,13 @@ func known(method string) attribute.KeyValue {
 	return semconv.HTTPRequestMethodKey.String(other)
 }
 
-// clip bounds what a client may put into a span.
-func clip(s string) string {
-	if len(s) > 32 {
-		return s[:32]
-	}
-	return s
-}
+// clip bounds what a client may put into a span where it says it in its own
+// words.
+func clip(s string) string { return text(s[:min(len(s), 32)]) }
+
+// text is what a client sent as a span may say it: one string that is not UTF-8
+// keeps the whole batch from being encoded.
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 func protocol(major int) string {
 	if major >= 2 {
