@@ -188,6 +188,9 @@ func (g *guard) kind(op *schema.Operation, r *http.Request) (string, *problem.Er
 			return "", problem.New(problem.UnsupportedMediaType, "the body may be "+strings.Join(types, ", "), nil)
 		}
 	}
+	if _, named := r.Header["Content-Type"]; named && !ok {
+		return "", problem.New(problem.UnsupportedMediaType, "the Content-Type is malformed, written twice or has another charset than UTF-8", nil)
+	}
 	if isJSON(kind) && coded(r) {
 		return "", problem.New(problem.UnsupportedMediaType, "a body that is validated must not have a Content-Encoding", nil)
 	}

@@ -152,6 +152,19 @@ func TestWithoutASchema(t *testing.T) {
 	if a := send(t, mw, post("anything", "image/png")); a.got != "anything" {
 		t.Errorf("another type: %d %q", a.Code, a.got)
 	}
+	for name, r := range map[string]*http.Request{
+		"doubled":         post(`{"a":`, "application/json", "Content-Type", "application/json"),
+		"malformed":       post(`{"a":`, "application/json; charset"),
+		"empty":           post(`{"a":`, "text/plain", "Content-Type", ""),
+		"another charset": post(`{"a":`, "application/json; charset=utf-16"),
+	} {
+		if a := send(t, mw, r); a.passed || a.Code != 415 || a.Header().Get("X-Proconsul-Reason") != "unsupported_media_type" {
+			t.Errorf("a Content-Type that is %s: %d %q", name, a.Code, a.got)
+		}
+	}
+	if a := send(t, mw, post("anything", "")); a.got != "anything" {
+		t.Errorf("no type: %d %q", a.Code, a.got)
+	}
 	r := httptest.NewRequest("POST", "/", struct{ io.Reader }{strings.NewReader(strings.Repeat("x", 2000))})
 	if a := send(t, mw, r); a.Code != 413 || a.passed {
 		t.Errorf("too long: %d", a.Code)
