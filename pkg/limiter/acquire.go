@@ -41,16 +41,13 @@ type reply struct {
 	budgets budgets // with waits for instants
 }
 
-// issue sends a call for all who wait, with all that is owed and all that goes
-// back; ahead says to take tokens ahead of need even where nobody waits. The
-// entry is locked and has no call in flight.
+// issue sends a call for those who wait under one policy, with all that is owed
+// and all that goes back; ahead says to take tokens ahead of need even where
+// nobody waits. The entry is locked and has no call in flight.
 func (l *Limiter) issue(e *entry, now instant, ahead bool) {
-	o := &op{entry: e, policy: e.policy, waiters: e.waiters}
-	e.waiters = nil
+	o := &op{entry: e}
+	o.policy, o.waiters = e.takeWaiters()
 	for _, w := range o.waiters {
-		if w.gone {
-			continue
-		}
 		if o.need == 0 || w.cost < o.need {
 			o.need = w.cost
 		}
@@ -77,6 +74,31 @@ func (l *Limiter) issue(e *entry, now instant, ahead bool) {
 	if !l.store.enqueue(o) {
 		l.failed(o)
 	}
+}
+
+// takeWaiters returns the policy of who has waited longest, and all who wait
+// under it: another's counts would admit too many of them or too few. The rest
+// waits for the next call. Where nobody waits the policy is the last caller's.
+func (e *entry) takeWaiters() (*Policy, []*waiter) {
+	waiting := slices.DeleteFunc(e.waiters, func(w *waiter) bool { return w.gone })
+	e.waiters = nil
+	if len(waiting) == 0 {
+		return e.policy, nil
+	}
+	p := waiting[0].policy
+	n := slices.IndexFunc(waiting, func(w *waiter) bool { return w.policy != p })
+	if n < 0 {
+		return p, waiting
+	}
+	same := slices.Clone(waiting[:n])
+	for _, w := range waiting[n:] {
+		if w.policy == p {
+			same = append(same, w)
+		} else {
+			e.waiters = append(e.waiters, w)
+		}
+	}
+	return p, same
 }
 
 // takeRefunds returns what may be given back in one call. A refund is sent
@@ -146,6 +168,7 @@ func (o *op) parse(raw any, err error) (r reply, _ error) {
 	number := func(i int) int64 { v, _ := list[i].(int64); return v }
 	text := func(i int) string { v, _ := list[i].(string); return v }
 	r.granted, r.ttl, r.retry, r.now, r.birth = number(0), number(1), number(2), number(3), text(4)
+	r.policy = o.policy
 	r.budgets.n = n
 	for i := range n {
 		r.budgets.left[i], r.budgets.at[i], r.fields[i] = number(5+3*i), number(6+3*i), text(7+3*i)
@@ -180,9 +203,10 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 	l.settle(o, r, now)
 
 	tokens, expires := r.granted, o.sent+r.ttl
+	granted := &grant{r.policy, r.birth, r.fields}
 	if now.mono >= expires {
 		// Too late to spend what was granted: it goes back.
-		e.refund(&r.grant, tokens, 0)
+		e.refund(granted, tokens, 0)
 		tokens = 0
 	}
 	// The script ran at some moment between sent and now. What may be spent is
@@ -190,7 +214,6 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 	for i := range r.budgets.n {
 		r.budgets.at[i] += now.mono + 1
 	}
-	granted := &grant{r.birth, r.fields}
 	if o.need > 0 {
 		if cur := e.cur.Load(); cur != nil {
 			// Too few for whoever asked. They go back, because their takers
@@ -244,7 +267,7 @@ func (l *Limiter) serve(e *entry, now instant) {
 		if w.gone {
 			continue
 		}
-		if ls, left, ok := e.takeLeased(now, w.cost); ok {
+		if ls, left, ok := e.takeLeased(w.policy, now, w.cost); ok {
 			w.answer <- answer{true, ls.decision(e, now.mono, left, w.cost), ls.expires}
 			continue
 		}
@@ -340,10 +363,11 @@ func (l *Limiter) failed(o *op) {
 }
 
 // refill asks for the next lease before the one in hand is used up.
-func (l *Limiter) refill(e *entry) {
+func (l *Limiter) refill(e *entry, p *Policy) {
 	now := l.now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.policy = p
 	if !e.inflight && l.store.reach(e) {
 		l.issue(e, now, true)
 	}

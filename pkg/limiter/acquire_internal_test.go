@@ -225,7 +225,7 @@ func (w *world) play(steps int, window int64) {
 			}
 			w.leases = slices.Delete(w.leases, i, i+1)
 			e := &entry{policy: w.p, birth: g.birth}
-			e.refund(&grant{g.birth, g.fields}, g.left, 0)
+			e.refund(&grant{w.p, g.birth, g.fields}, g.left, 0)
 			w.call(&op{share: 2, refunds: e.refunds})
 		}
 	}

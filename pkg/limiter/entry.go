@@ -35,6 +35,7 @@ type entry struct {
 
 // waiter is a caller that waits for the store.
 type waiter struct {
+	policy *Policy
 	cost   int64
 	answer chan answer
 	gone   bool // guarded by the entry's lock
@@ -49,6 +50,7 @@ type answer struct {
 
 // grant is where tokens were debited from, for giving them back.
 type grant struct {
+	policy *Policy // that they were taken under; another of the entry may count otherwise
 	birth  string
 	fields [MaxLimits]string
 }

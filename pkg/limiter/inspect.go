@@ -46,7 +46,7 @@ func (l *Limiter) Peek(ctx context.Context, p *Policy, key string) Decision {
 		if denied := e.denied.Load(); denied != nil && denied.policy == p && now.mono < denied.until {
 			return denied.decision(now.mono)
 		}
-		if held = e.held(now); held > 0 {
+		if held = e.held(p, now); held > 0 {
 			d.Allowed, d.RetryAfter = true, 0
 		}
 	}
@@ -141,12 +141,12 @@ func (l *Limiter) ask(ctx context.Context, p *Policy, id [16]byte) (reply, error
 	return r, err
 }
 
-// held returns how many tokens the replica may spend without a call.
-func (e *entry) held(now instant) (n int64) {
+// held returns how many tokens callers under p may spend without a call.
+func (e *entry) held(p *Policy, now instant) (n int64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, ls := range [...]*lease{e.cur.Load(), e.next} {
-		if ls != nil && now.mono < ls.expires {
+		if ls != nil && now.mono < ls.expires && ls.serves(p) {
 			n += max(0, ls.tokens.Load())
 		}
 	}

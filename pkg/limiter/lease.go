@@ -32,6 +32,12 @@ func (ls *lease) decision(e *entry, now, left, cost int64) Decision {
 	return d
 }
 
+// serves reports whether callers under p may spend the lease: of what was taken
+// under a more generous policy the store has to say whether p admits it.
+func (ls *lease) serves(p *Policy) bool {
+	return ls.grant.policy == p || ls.grant.policy.within(p)
+}
+
 // take takes cost tokens where they are there and may still be spent.
 func (ls *lease) take(now, cost int64) (left int64, ok bool) {
 	if now >= ls.expires {
@@ -47,14 +53,18 @@ func (ls *lease) take(now, cost int64) (left int64, ok bool) {
 // over reports whether nothing can be spent of the lease any more.
 func (ls *lease) over(now int64) bool { return now >= ls.expires || ls.tokens.Load() <= 0 }
 
-// takeLeased decides by what the replica holds. The entry is locked.
-func (e *entry) takeLeased(now instant, cost int64) (ls *lease, left int64, ok bool) {
+// takeLeased decides by what the replica holds and p may spend. The entry is
+// locked.
+func (e *entry) takeLeased(p *Policy, now instant, cost int64) (ls *lease, left int64, ok bool) {
 	for range 2 {
 		cur := e.cur.Load()
 		if cur == nil && e.next == nil {
 			break
 		}
 		if cur != nil {
+			if !cur.serves(p) {
+				break
+			}
 			if left, ok := cur.take(now.mono, cost); ok {
 				return cur, left, true
 			}
@@ -103,12 +113,13 @@ func (e *entry) refund(g *grant, amount, rest int64) {
 		r := refund{birth: g.birth, field: f, amount: amount}
 		if id, full, ok := strings.Cut(f, "="); ok {
 			tat, err := strconv.ParseInt(full, 10, 64)
-			if err != nil || w >= len(e.policy.specs) {
+			if err != nil || w >= len(g.policy.specs) {
 				continue
 			}
-			behind := int64(float64(rest) * e.policy.specs[w].unit)
+			unit := g.policy.specs[w].unit
+			behind := int64(float64(rest) * unit)
 			r.tat = tat - behind
-			r.amount = int64(float64(rest+amount)*e.policy.specs[w].unit) - behind
+			r.amount = int64(float64(rest+amount)*unit) - behind
 			r.field = id + "=" + strconv.FormatInt(r.tat, 10)
 		}
 		if f != "" {

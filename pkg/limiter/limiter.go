@@ -165,10 +165,10 @@ func (l *Limiter) decide(ctx context.Context, e *entry, p *Policy, c int64) Deci
 		e.denies.Add(c)
 		return d.decision(now)
 	}
-	if ls := e.cur.Load(); ls != nil && now < ls.expires {
+	if ls := e.cur.Load(); ls != nil && now < ls.expires && ls.serves(p) {
 		if left := ls.tokens.Add(-c); left >= 0 {
 			if left <= ls.granted/2 && !ls.asked.Load() && ls.asked.CompareAndSwap(false, true) {
-				l.refill(e)
+				l.refill(e, p)
 			}
 			return ls.decision(e, now, left, c)
 		}
@@ -215,7 +215,7 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 		defer e.mu.Unlock()
 		return e.takeOwn(p, now, cost, Own, func(limit int64) int64 { return limit }, 1)
 	}
-	if ls, left, ok := e.takeLeased(now, cost); ok {
+	if ls, left, ok := e.takeLeased(p, now, cost); ok {
 		e.mu.Unlock()
 		return ls.decision(e, now.mono, left, cost)
 	}
@@ -223,7 +223,7 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 		defer e.mu.Unlock()
 		return l.fallback(e, p, now, cost)
 	}
-	w := &waiter{cost: cost, answer: make(chan answer, 1)}
+	w := &waiter{policy: p, cost: cost, answer: make(chan answer, 1)}
 	l.join(e, w, now)
 	e.mu.Unlock()
 
@@ -264,7 +264,7 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 		if g := a.decision.origin.from(); g != nil {
 			e.refund(g, cost, a.decision.origin.rest)
 		}
-		if ls, left, ok := e.takeLeased(now, cost); ok {
+		if ls, left, ok := e.takeLeased(p, now, cost); ok {
 			e.mu.Unlock()
 			return ls.decision(e, now.mono, left, cost)
 		}

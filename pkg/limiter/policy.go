@@ -334,6 +334,17 @@ func (p *Policy) fastest() float64 {
 	return least
 }
 
+// within reports whether p admits nothing that q, a policy of the same identity,
+// would not.
+func (p *Policy) within(q *Policy) bool {
+	for i := range p.specs {
+		if s, t := &p.specs[i], &q.specs[i]; s.limit > t.limit || s.kind == 'T' && s.unit < t.unit {
+			return false
+		}
+	}
+	return true
+}
+
 // Name returns the policy's name.
 func (p *Policy) Name() string { return p.settings.Name }
 

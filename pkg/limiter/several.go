@@ -83,7 +83,7 @@ func (l *Limiter) Charge(p *Policy, key string, cost int) {
 	}
 	// A lease's tokens are paid for.
 	for _, ls := range [...]*lease{e.cur.Load(), e.next} {
-		if ls == nil || c == 0 {
+		if ls == nil || c == 0 || !ls.serves(p) {
 			continue
 		}
 		if n := min(c, ls.tokens.Load()); n > 0 {
