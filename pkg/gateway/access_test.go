@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -153,11 +154,11 @@ routes:
 		{"GET", "editor", 200}, {"POST", "editor", 200}, {"PUT", "editor", 200}, {"DELETE", "editor", 403}, {"delete", "editor", 403}, {"PATCH", "reader", 200},
 	} {
 		before := reached.Load()
-		w := send(h, tt.method, "/", "", "X-Api-Key: "+tt.key, "X-Http-Method-Override: DELETE", "X-Method-Override: DELETE")
+		w := send(h, tt.method, "/", "", "X-Api-Key: "+tt.key, "X-Http-Method-Override: DELETE", "X-Method-Override: DELETE", "X_http_method-Override: DELETE")
 		if w.Code != tt.status || (reached.Load() > before) != (tt.status == 200) {
 			t.Errorf("%s by the %s: got %d %s", tt.method, tt.key, w.Code, w.Body)
 		}
-		if w.Code == 200 && strings.Contains(w.Body.String(), "Override") {
+		if w.Code == 200 && strings.Contains(w.Body.String(), "DELETE") {
 			t.Errorf("%s: the instance sees %s", tt.method, w.Body)
 		}
 		if w.Code == 200 && tt.key == "editor" && !strings.Contains(w.Body.String(), `"X-Consumer-Roles":["editor"]`) {
@@ -188,7 +189,7 @@ routes:
 
 // A service of the operator's is told what was asked for, and what it answers
 // decides: 2xx passes with fields for the instance, its refusals go to the
-// client as they are, and everything else is 503.
+// client as they are, and its failures are 503.
 func TestForwardAuth(t *testing.T) {
 	var reached, judged atomic.Int64
 	judge := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -224,6 +225,10 @@ func TestForwardAuth(t *testing.T) {
 			w.WriteHeader(418)
 		case "broken":
 			w.WriteHeader(500)
+		case "later":
+			w.WriteHeader(429)
+		case "odd":
+			w.Header().Set("Remote-User", strings.Repeat("x", 1000))
 		case "long":
 			w.WriteHeader(401)
 			fmt.Fprint(w, strings.Repeat("x", 100<<10))
@@ -254,9 +259,11 @@ func TestForwardAuth(t *testing.T) {
 		{"/either/x", "", nil, 401, "unauthenticated", map[string]string{"WWW-Authenticate": "Negotiate"}, "", 1},
 		{"/judged/x", "login", nil, 302, "unauthenticated", map[string]string{"Location": "https://login.example/?to=x", "Set-Cookie": "state=1"}, "", 1},
 		{"/judged/x", "no", nil, 403, "forbidden", map[string]string{"Content-Type": "text/plain"}, "not today", 1},
-		{"/judged/x", "teapot", nil, 503, "auth_unavailable", nil, "", 1},
+		{"/judged/x", "teapot", nil, 401, "unauthenticated", nil, "", 1},
+		{"/judged/x", "later", nil, 503, "auth_unavailable", nil, "", 1},
+		{"/judged/x", "odd", nil, 401, "unauthenticated", nil, "", 1},
 		{"/judged/x", "broken", nil, 503, "auth_unavailable", nil, "", 1},
-		{"/judged/x", "long", nil, 503, "auth_unavailable", nil, "", 1},
+		{"/judged/x", "long", nil, 401, "unauthenticated", nil, "", 1},
 	} {
 		name := tt.path + " " + tt.authorization
 		was, asked := reached.Load(), judged.Load()
@@ -324,6 +331,56 @@ func TestForwardAuthServiceAway(t *testing.T) {
 		}
 		if stats := r.pools["judge"].Stats(); stats.InFlight != 0 {
 			t.Errorf("%s: %d questions are in flight for ever", mode, stats.InFlight)
+		}
+	}
+}
+
+// Where lists of addresses or a service decide by the method, no field makes it
+// another one behind them. Elsewhere the fields are the client's.
+func TestNoOtherMethodThanWasChecked(t *testing.T) {
+	judge := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	_, h := newRig(t, map[string]http.Handler{"a": told, "judge": judge}).secured(`version: 1
+listen: [{addr: ":0"}]
+auth: [{name: ours, forward_auth: {service: judge}}]
+routes:
+  - {name: judged, match: {path: "/judged"}, auth: {any_of: [ours]}, upstream: {service: a}}
+  - {name: all, match: {path: "/all"}, auth: {all_of: [ours]}, upstream: {service: a}}
+  - {name: listed, match: {path: "/listed"}, ip: {by_method: [{methods: [DELETE], deny: [0.0.0.0/0]}]}, upstream: {service: a}}
+  - {name: open, match: {path: "/open"}, ip: {allow: [192.0.2.0/24]}, upstream: {service: a}}
+`)
+	for path, kept := range map[string]bool{"/judged": false, "/all": false, "/listed": false, "/open": true} {
+		w := send(h, "POST", path, "", "X-Http-Method-Override: DELETE", "X_HTTP_Method: DELETE", "X-Method_override: DELETE")
+		if w.Code != 200 || strings.Contains(w.Body.String(), "DELETE") != kept {
+			t.Errorf("%s: got %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+// What the service says of one client's request opens the route to nobody, and
+// closes it to nobody else, however often it says so.
+func TestForwardAuthAnswersAreNoFailures(t *testing.T) {
+	judge := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "good" {
+			return
+		}
+		code, _ := strconv.Atoi(r.Header.Get("X-Tenant"))
+		w.WriteHeader(code)
+		fmt.Fprint(w, strings.Repeat("x", 100<<10))
+	})
+	for _, mode := range []string{"closed", "open"} {
+		var reached atomic.Int64
+		r := newRig(t, map[string]http.Handler{"a": counting(&reached), "judge": judge})
+		_, h := r.secured(strings.ReplaceAll(strings.ReplaceAll(forwarding, "KEY", identity.HashKey("x")), "path: /check", "path: /check\n      on_error: "+mode))
+		for code, want := range map[int]int{302: 302, 400: 401, 401: 401, 403: 403, 404: 401, 408: 503, 413: 401, 418: 401, 429: 503, 431: 401} {
+			for range 10 {
+				if w := fetch(h, "/judged/x", "", fmt.Sprintf("X-Tenant: %d", code)); w.Code != want || reached.Load() != 0 {
+					t.Fatalf("%s: %d of the service is %d for the client, want %d; %d reached the instance", mode, code, w.Code, want, reached.Load())
+				}
+			}
+			if w := fetch(h, "/judged/x", "", "Authorization: good"); w.Code != 200 {
+				t.Fatalf("%s: after %ds of another client: %d %s", mode, code, w.Code, w.Body)
+			}
+			reached.Store(0)
 		}
 	}
 }

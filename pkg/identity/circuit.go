@@ -40,15 +40,18 @@ func (c *circuit) enter(now time.Time) bool {
 	return true
 }
 
-// leave takes the outcome of one question; neutral is one that tells nothing
-// of the server.
+// leave takes the outcome of one question: nil where the server has answered,
+// whatever it said of the question. A neutral one tells nothing of the server,
+// as one that the client gave up: failures stay counted, or whoever gives up
+// often enough would keep a server that is down from being found out.
 func (c *circuit) leave(now time.Time, err error, neutral bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	wasOpen := c.failures >= tripsAfter
 	c.probing = false
 	switch {
-	case err == nil || neutral:
+	case neutral:
+	case err == nil:
 		if wasOpen {
 			c.log.Info(c.what+" answers again", "url", c.where)
 		}

@@ -73,7 +73,8 @@ func (m *forwardMethod) IdentifyFrom(r *http.Request, from Origin) (*Identity, e
 		return nil, ErrNotAsked
 	}
 	id, err := m.ask(r, from)
-	if err != nil && errors.Is(err, ErrUnavailable) && m.c.OnError == "open" && r.Context().Err() == nil {
+	var bad *declined
+	if err != nil && errors.Is(err, ErrUnavailable) && !errors.As(err, &bad) && m.c.OnError == "open" && r.Context().Err() == nil {
 		return (&Identity{Unchecked: true}).sealed(), nil
 	}
 	return id, err
@@ -87,13 +88,23 @@ func (m *forwardMethod) ask(r *http.Request, from Origin) (*Identity, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), m.c.Timeout)
 	defer cancel()
 	id, err := m.exchange(ctx, r, from)
+	// What the service says of this one request is not its failure: a client
+	// that has it refused must neither pass nor close the door for others.
 	var answered *Answered
+	var no *Refused
+	var bad *declined
 	switch {
-	case err == nil, errors.As(err, &answered):
+	case err == nil, errors.As(err, &answered), errors.As(err, &no):
 		m.circuit.leave(time.Now(), nil, false)
 		return id, err
+	case errors.As(err, &bad) && bad.later():
+		m.circuit.leave(time.Now(), nil, true)
+	case bad != nil:
+		m.circuit.leave(time.Now(), nil, false)
+		return nil, fmt.Errorf("forward_auth: %w", bad)
+	default:
+		m.circuit.leave(time.Now(), err, r.Context().Err() != nil)
 	}
-	m.circuit.leave(time.Now(), err, r.Context().Err() != nil)
 	return nil, fmt.Errorf("%w: forward_auth: %w", ErrUnavailable, err)
 }
 
@@ -123,13 +134,17 @@ func (m *forwardMethod) exchange(ctx context.Context, r *http.Request, from Orig
 		return nil, err
 	}
 	defer resp.Body.Close()
-	var body bytes.Buffer
-	if n, err := body.ReadFrom(io.LimitReader(resp.Body, maxAnswer+1)); err != nil {
-		return nil, err
-	} else if n > maxAnswer {
-		return nil, fmt.Errorf("the answer is more than %d bytes", maxAnswer)
+	code := resp.StatusCode
+	if code < 200 || code > 499 {
+		return nil, fmt.Errorf("the service answers %d", code)
 	}
-	switch code := resp.StatusCode; code {
+	// The status has said it, however long the body is and wherever it breaks
+	// off: half of one says less than none.
+	var body bytes.Buffer
+	if n, err := body.ReadFrom(io.LimitReader(resp.Body, maxAnswer+1)); err != nil || n > maxAnswer {
+		body.Reset()
+	}
+	switch code {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		a := &Answered{Status: code, Header: http.Header{}, Body: body.Bytes()}
 		for _, name := range passedOn {
@@ -138,10 +153,9 @@ func (m *forwardMethod) exchange(ctx context.Context, r *http.Request, from Orig
 			}
 		}
 		return nil, a
-	default:
-		if code < 200 || code > 299 {
-			return nil, fmt.Errorf("the service answers %d", code)
-		}
+	}
+	if code > 299 {
+		return nil, &declined{code}
 	}
 	return m.identity(resp.Header)
 }
@@ -154,7 +168,7 @@ func (m *forwardMethod) identity(h http.Header) (*Identity, error) {
 	if m.c.ConsumerHeader != "" {
 		id.Consumer = h.Get(m.c.ConsumerHeader)
 		if len(id.Consumer) > maxName || !printable(id.Consumer) {
-			return nil, errors.New("the answer names somebody by a name that is none")
+			return nil, refused("the authentication service names the caller by a name that is none")
 		}
 		if known := m.people.Load().names[id.Consumer]; known != nil {
 			id.Groups, id.Roles = known.Groups, known.Roles

@@ -267,8 +267,11 @@ func (d *desk) inquire(ctx context.Context, client http.RoundTripper, token stri
 	claims, err := d.send(ctx, client, token)
 	now := time.Now()
 	if err != nil {
-		var bad *declined
-		d.circuit.leave(now, err, errors.As(err, &bad))
+		failure := err
+		if bad := (*declined)(nil); errors.As(err, &bad) {
+			failure = nil
+		}
+		d.circuit.leave(now, failure, false)
 		return nil, fmt.Errorf("%w: introspection: %w", ErrUnavailable, err)
 	}
 	d.circuit.leave(now, nil, false)
@@ -289,6 +292,11 @@ func (d *desk) inquire(ctx context.Context, client http.RoundTripper, token stri
 type declined struct{ status int }
 
 func (e *declined) Error() string { return fmt.Sprintf("the server answers %d", e.status) }
+
+// later reports whether the same question may be answered another time.
+func (e *declined) later() bool {
+	return e.status == http.StatusRequestTimeout || e.status == http.StatusTooManyRequests
+}
 
 // send makes one request of RFC 7662 section 2.1.
 func (d *desk) send(ctx context.Context, client http.RoundTripper, token string) (map[string]any, error) {

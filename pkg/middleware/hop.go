@@ -124,6 +124,23 @@ func alike(name, prefix string) bool {
 	return true
 }
 
+// overrides are the fields by which some frameworks take a request for one of
+// another method than it has.
+var overrides = [...]string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
+
+// StripOverrides removes the fields by which some frameworks take a request for
+// one of another method than was checked, in whatever spelling.
+func StripOverrides(h http.Header) {
+	for name := range h {
+		for _, o := range overrides {
+			if len(name) == len(o) && alike(name, o) {
+				delete(h, name)
+				break
+			}
+		}
+	}
+}
+
 // Claim reports whether the field of that canonical name says who is asking
 // and how, which only trusted proxies may.
 func Claim(name string) bool {

@@ -9,6 +9,18 @@ import (
 	"github.com/proconsul/proconsul/pkg/middleware"
 )
 
+func TestStripOverrides(t *testing.T) {
+	h := http.Header{"X-Method": {"1"}, "X-Http-Methods": {"1"}, "X-Http": {"1"}, "Method": {"1"}}
+	want := maps.Clone(h)
+	for _, name := range []string{"X-Http-Method-Override", "X-HTTP-Method-Override", "X-Http-Method", "X-Method-Override",
+		"X_http_method_override", "X_HTTP_METHOD", "X-Http_method-Override", "x_method-override"} {
+		h[name] = []string{"DELETE"}
+	}
+	if middleware.StripOverrides(h); !maps.EqualFunc(h, want, slices.Equal) {
+		t.Errorf("got %v", h)
+	}
+}
+
 func TestStripRequest(t *testing.T) {
 	tests := []struct {
 		name    string

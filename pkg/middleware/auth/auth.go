@@ -134,6 +134,8 @@ func compile(cfg config.Auth, methods func(name string) (identity.Method, error)
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
+	placed := func(m identity.Method) bool { _, ok := m.(identity.Placed); return ok }
+	g.toldMethod = g.byMethod != nil || slices.ContainsFunc(g.allOf, placed) || slices.ContainsFunc(g.anyOf, placed)
 	return g, nil
 }
 
@@ -143,6 +145,7 @@ type guard struct {
 	realm        string
 	allOf, anyOf []identity.Method
 	byMethod     map[string][]config.Needs // beside those of all methods; nil: none
+	toldMethod   bool                      // the decision may go by the request's method
 	tell         func(method, result string)
 }
 
@@ -159,10 +162,6 @@ func needsOf(list []config.MethodNeeds) map[string][]config.Needs {
 	return out
 }
 
-// overrides are the fields by which some frameworks take a request for one of
-// another method than it has.
-var overrides = [...]string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
-
 // check decides about a request, and prepares one that may pass for its
 // instance. x may be nil.
 func (g *guard) check(r *http.Request, x *middleware.Exchange) *problem.Error {
@@ -177,10 +176,8 @@ func (g *guard) check(r *http.Request, x *middleware.Exchange) *problem.Error {
 	if g.cfg.ForwardAuthorization != "keep" {
 		g.strip(r)
 	}
-	if g.byMethod != nil {
-		for _, name := range overrides {
-			delete(r.Header, name)
-		}
+	if g.toldMethod {
+		middleware.StripOverrides(r.Header)
 	}
 	if id != nil {
 		id.Tell(r.Header)

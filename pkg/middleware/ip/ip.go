@@ -28,6 +28,9 @@ func New(cfg config.IP) middleware.Middleware {
 				problem.Write(w, r, refusal)
 				return
 			}
+			if g.byMethod != nil {
+				middleware.StripOverrides(r.Header)
+			}
 			next.ServeHTTP(w, r)
 		})
 	}
