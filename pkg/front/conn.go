@@ -228,12 +228,17 @@ func (c *conn) handshake(t *tls.Conn) bool {
 	_ = c.below.SetWriteDeadline(time.Time{}) // likewise
 	state := t.ConnectionState()
 	c.tls = &state
-	if state.NegotiatedProtocol == "h2" {
+	switch state.NegotiatedProtocol {
+	case "h2":
 		_ = c.below.SetReadDeadline(time.Time{}) // likewise
 		c.handOver(nil)
 		return false
+	case "", "http/1.1":
+		return true
 	}
-	return true
+	// An issuer's challenge ends with the handshake: behind it no client was
+	// asked for a certificate.
+	return false
 }
 
 func looksLikeHTTP(b [5]byte) bool {

@@ -307,6 +307,37 @@ func TestTLS(t *testing.T) {
 }
 
 // HTTP/2 by its preface reaches net/http's server, whatever the pieces.
+// A client that has negotiated another protocol is not served HTTP: behind an
+// issuer's challenge nobody was asked for a certificate.
+func TestOtherProtocolsAreNotServed(t *testing.T) {
+	conf, trust := certificate(t)
+	more := &tls.Config{Certificates: conf.Certificates, NextProtos: []string{"http/1.1", "acme-tls/1", "http/1.0"}}
+	conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return more, nil }
+	h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "served") })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveOn(t, l, front.Options{TLS: conf}, h)
+	for protocol, want := range map[string]bool{"": true, "http/1.1": true, "acme-tls/1": false, "http/1.0": false} {
+		own := trust.Clone()
+		if protocol != "" {
+			own.NextProtos = []string{protocol}
+		}
+		c, err := tls.Dial("tcp", s.addr, own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(patience))
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") // it may be closed already
+		answer, _ := io.ReadAll(c)
+		if c.ConnectionState().NegotiatedProtocol != protocol || strings.Contains(string(answer), "served") != want {
+			t.Errorf("%q: got %q", protocol, answer)
+		}
+		_ = c.Close()
+	}
+}
+
 func TestHTTP2InTheClear(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Proto) })
 	std := &http.Server{Handler: h, Protocols: new(http.Protocols)}
