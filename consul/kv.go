@@ -114,8 +114,8 @@ func (k *KVWatch) step(ctx context.Context) error {
 		k.pace.charge(fullPrice)
 		k.answered(at)
 		return nil
-	case len(pairs) == 0 && meta.ResultsFilteredByACLs:
-		return &Error{Kind: ErrDenied, Code: 200, What: "consul hides the keys below " + k.o.Prefix + " by ACL",
+	case meta.ResultsFilteredByACLs: // of some as of all: who is hidden is not gone
+		return &Error{Kind: ErrDenied, Code: 200, What: "consul hides keys below " + k.o.Prefix + " by ACL",
 			Hint: k.w.client.token.source() + " needs " + need("/v1/kv/"+k.o.Prefix), err: ErrDenied}
 	case len(pairs) == 0 && k.keys > 0 && meta.LastIndex < k.highest:
 		return errForgotten

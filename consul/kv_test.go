@@ -195,7 +195,15 @@ func TestKeysStayWhereConsulDoesNotSay(t *testing.T) {
 			w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
 			w.WriteHeader(404)
 			return true
-		}, false, "hides the keys"},
+		}, false, "hides keys"},
+		"some hidden by ACL": {func(w http.ResponseWriter) bool {
+			w.Header().Set("X-Consul-Index", "99")
+			w.Header().Set("X-Consul-LastContact", "0")
+			w.Header().Set("X-Consul-KnownLeader", "true")
+			w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
+			fmt.Fprintf(w, `[{"Key": "%sz", "Value": "Mg==", "ModifyIndex": 99}]`, kvPrefix)
+			return true
+		}, false, "hides keys"},
 		"a wiped Consul": {func(w http.ResponseWriter) bool {
 			w.Header().Set("X-Consul-Index", "3")
 			w.Header().Set("X-Consul-LastContact", "0")
