@@ -117,11 +117,11 @@ func (b *builder) checkConsumerCert(seen map[ConsumerCert]string, path string, c
 			b.bad(join(path, "spiffe"), c.SPIFFE, CodeFormat, "is no SPIFFE id (want spiffe://TRUST-DOMAIN/PATH)", "")
 		}
 	}
-	if first, ok := seen[c]; ok {
+	if first, ok := seen[c.alike()]; ok {
 		b.bad(path, c.Subject+c.SAN+c.SPIFFE, CodeNameTwice, "makes a certificate two consumers: "+first+" has the same", "")
 		return
 	}
-	seen[c] = path
+	seen[c.alike()] = path
 }
 
 // taken reports a value that an earlier element of any consumer has.

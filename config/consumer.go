@@ -145,7 +145,22 @@ func (k Consumer) marks() []mark {
 		out = append(out, mark{"claim", c.Method + " " + c.Claim + "=" + c.Equals})
 	}
 	for _, c := range k.MTLS {
-		out = append(out, mark{"certificate", cmp.Or(c.Subject, c.SAN, c.SPIFFE)})
+		out = append(out, mark{"certificate", cmp.Or(c.Subject, c.alike().SAN)})
 	}
 	return out
+}
+
+// alike returns what is equal for all that make the same certificates a
+// consumer's.
+func (c ConsumerCert) alike() ConsumerCert {
+	return ConsumerCert{Subject: c.Subject, SAN: cmp.Or(FoldSAN(c.SAN), c.SPIFFE)}
+}
+
+// FoldSAN gives DNS names, of which case means nothing, one spelling. URIs and
+// e-mail addresses keep theirs.
+func FoldSAN(s string) string {
+	if strings.ContainsAny(s, ":/@") {
+		return s
+	}
+	return strings.ToLower(s)
 }

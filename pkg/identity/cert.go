@@ -31,19 +31,10 @@ func (c certs) add(cert config.ConsumerCert, id *Identity) {
 	case cert.Subject != "":
 		c.bySubject[cert.Subject] = id
 	case cert.SAN != "":
-		c.bySAN[foldName(cert.SAN)] = id
+		c.bySAN[config.FoldSAN(cert.SAN)] = id
 	case cert.SPIFFE != "":
 		c.bySPIFFE[cert.SPIFFE] = id
 	}
-}
-
-// foldName gives DNS names, of which case means nothing, one spelling. URIs and
-// e-mail addresses keep theirs.
-func foldName(s string) string {
-	if strings.ContainsAny(s, ":/@") {
-		return s
-	}
-	return strings.ToLower(s)
 }
 
 func (m *certMethod) Name() string { return m.name }
