@@ -42,6 +42,12 @@ type replay struct {
 	first  view
 	expect bool // the client waits for 100 before it sends
 
+	// What the client has announced of trailers is taken before the body is
+	// read: from then on its map may change at any moment, since a dead view's
+	// read of the body may reach its end.
+	trailers  bool     // there may be some
+	announced []string // of them, those that are passed on
+
 	read   atomic.Int64          // bytes read from the client
 	lost   atomic.Bool           // buf no longer holds all of them
 	failed atomic.Pointer[error] // how reading from the client failed
@@ -65,7 +71,9 @@ type replay struct {
 }
 
 func newReplay(r *http.Request, interrupt func()) *replay {
-	return &replay{req: r, expect: r.Header.Get("Expect") != "", interrupt: interrupt}
+	b := &replay{req: r, expect: r.Header.Get("Expect") != "", interrupt: interrupt}
+	b.announce()
+	return b
 }
 
 // newTaken returns a replay of a body that has been read.
@@ -73,7 +81,32 @@ func newTaken(r *http.Request, body []byte) *replay {
 	b := &replay{req: r, buf: slices.Clone(body), eof: true, interrupt: func() {}}
 	b.read.Store(int64(len(body)))
 	b.whole.Store(true)
+	b.announce()
 	return b
+}
+
+// announce takes the names of the client's trailers.
+func (b *replay) announce() {
+	b.trailers = b.req.ContentLength < 0 || b.req.Trailer != nil
+	for name := range b.req.Trailer {
+		if trailerAllowed(name) {
+			b.announced = append(b.announced, name)
+		}
+	}
+}
+
+// trailer returns a map for an attempt's trailers; nil: there are none. The
+// announced names are in it from the beginning; a chunked body may bring
+// others, which HTTP/1.1 instances get as well.
+func (b *replay) trailer() http.Header {
+	if !b.trailers {
+		return nil
+	}
+	h := make(http.Header, len(b.announced))
+	for _, name := range b.announced {
+		h[name] = nil
+	}
+	return h
 }
 
 // view returns a reader of the body from its beginning. trailer receives the

@@ -328,17 +328,7 @@ func (f *flight) request(address string) *http.Request {
 		Header: header, Host: f.host(address),
 	}).WithContext(ctx)
 	if f.body != nil {
-		var trailer http.Header
-		if f.r.ContentLength < 0 || f.r.Trailer != nil {
-			// Announced names are there from the beginning; a chunked body may
-			// bring others, which HTTP/1.1 instances get as well.
-			trailer = make(http.Header, len(f.r.Trailer))
-			for name := range f.r.Trailer {
-				if trailerAllowed(name) {
-					trailer[name] = nil
-				}
-			}
-		}
+		trailer := f.body.trailer()
 		out.Trailer = trailer
 		out.ContentLength = f.r.ContentLength
 		out.Body = f.body.view(trailer)

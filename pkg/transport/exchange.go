@@ -28,6 +28,12 @@ type exchange struct {
 	length int64         // of the body; -1: not known
 	probe  bool          // the body may turn out to be empty, and is then not sent as one
 	expect bool          // the body is sent when the instance asks for it
+
+	// announced are the names of the request's trailers. They are taken before
+	// the body is read: from then on the map is whoever's reads it, since the
+	// body's end puts the values there, at any moment of a header that is
+	// written without waiting for the body.
+	announced string
 }
 
 // response is an answer and what belongs to it, in one allocation. The values
@@ -51,7 +57,7 @@ func (e *exchange) prepare() error {
 				e.probe = true // servers may refuse a body there, so an empty one is none
 			}
 		}
-		e.expect = expects(req.Header)
+		e.expect, e.announced = expects(req.Header), announce(req.Trailer)
 	} else if req.ContentLength > 0 {
 		return &RequestError{Reason: "Request.ContentLength with a nil Body"}
 	}

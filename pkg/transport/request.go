@@ -126,17 +126,25 @@ func (e *exchange) appendFraming(b []byte) []byte {
 		return append(b, "\r\n\r\n"...)
 	}
 	b = append(b, "Transfer-Encoding: chunked\r\n"...)
-	if len(e.req.Trailer) > 0 {
-		names := make([]string, 0, len(e.req.Trailer))
-		for name := range e.req.Trailer {
-			names = append(names, http.CanonicalHeaderKey(name))
-		}
-		slices.Sort(names)
+	if e.announced != "" {
 		b = append(b, "Trailer: "...)
-		b = append(b, strings.Join(names, ",")...)
+		b = append(b, e.announced...)
 		b = append(b, "\r\n"...)
 	}
 	return append(b, "\r\n"...)
+}
+
+// announce returns the names of trailers as the header has them.
+func announce(trailer http.Header) string {
+	if len(trailer) == 0 {
+		return ""
+	}
+	names := make([]string, 0, len(trailer))
+	for name := range trailer {
+		names = append(names, http.CanonicalHeaderKey(name))
+	}
+	slices.Sort(names)
+	return strings.Join(names, ",")
 }
 
 // written reports whether a field is the transport's to write, in whatever

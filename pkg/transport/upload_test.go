@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -338,3 +339,32 @@ func TestLargeBodies(t *testing.T) {
 		t.Errorf("40 requests, four at a time, took %d connections", got)
 	}
 }
+
+// A body puts its trailers into the request's map when it ends, which may be
+// while the header is written: they are announced all the same, and arrive.
+func TestTrailersOfABodyThatEndsWithTheHeader(t *testing.T) {
+	s, requests := captured(t)
+	tr := client(t, transport.Options{})
+	for range 10 {
+		req := request(t, "POST", s.url, nil)
+		req.Trailer = http.Header{"X-B": nil, "X-A": nil}
+		req.Body, req.ContentLength = &trailing{req.Trailer}, -1
+		mustDo(t, tr, req)
+		_, fields, body := parts(<-requests)
+		if !slices.Contains(fields, "Trailer: X-A,X-B") || !strings.Contains(body, "0\r\n") || !strings.Contains(body, "X-A: 1\r\n") {
+			t.Fatalf("got header %q and body %q", fields, body)
+		}
+	}
+}
+
+// trailing is a body without content that ends when the header has most likely
+// gone without it. Nothing orders the two, as nothing orders them for a client.
+type trailing struct{ trailer http.Header }
+
+func (b *trailing) Read([]byte) (int, error) {
+	<-time.After(5 * time.Millisecond)
+	b.trailer["X-A"] = []string{"1"}
+	return 0, io.EOF
+}
+
+func (b *trailing) Close() error { return nil }
