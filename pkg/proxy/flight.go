@@ -36,6 +36,7 @@ type flight struct {
 	x     *middleware.Exchange // nil: no account is kept
 	start time.Time
 	total time.Duration     // 0: no bound
+	in    bool              // it counts among the breaker's
 	limit *adaptive.Limiter // in which the request has a place; nil: none, or not any more
 
 	// What every attempt sends.
@@ -96,11 +97,10 @@ func (f *flight) Release() {
 
 // prepare makes what every attempt sends.
 func (f *flight) prepare() {
-	f.up.budget.request(f.start)
 	f.rewrite()
 	f.bound()
 	f.held = f.s.fast == nil || f.upgrade != "" || f.x != nil && f.x.Followed
-	if f.upgrade == "" && f.r.Body != nil && f.r.Body != http.NoBody && f.r.ContentLength != 0 && !f.small() {
+	if f.bodied() && !f.small() {
 		rc := http.NewResponseController(f.w)
 		f.body = newReplay(f.r, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) }) // a test's writer has no deadlines
 	}
@@ -179,16 +179,51 @@ func (f *flight) bound() {
 	f.replayable = slices.Contains(f.s.Retry.Methods, f.r.Method) || f.r.Header.Get("Idempotency-Key") != ""
 }
 
+// ready takes in a small body, and reports whether an instance may be asked:
+// the client has its answer otherwise.
+func (f *flight) ready() bool {
+	err := f.takeIn()
+	if err == nil {
+		return true
+	}
+	if f.r.Context().Err() != nil {
+		err = context.Canceled
+	}
+	f.answer(classify(err, err, f.r.Context().Err() != nil, f.up.breaker))
+	return false
+}
+
+// enter takes the request's places in the upstream's limits, once it waits for
+// nothing but an instance: a client that is slow to send its body must not hold
+// them. It reports whether there were any; the client has its answer otherwise.
+func (f *flight) enter() bool {
+	if err := f.up.breaker.Acquire(); err != nil {
+		f.turnAway(classify(err, nil, false, f.up.breaker).problem)
+		return false
+	}
+	f.in = true
+	if limit := f.up.adaptive.Load(); limit != nil {
+		if err := limit.Acquire(f.h.o.Shed, time.Now()); err != nil {
+			f.turnAway(shed(f.h.o.Shed, err))
+			return false
+		}
+		f.limit = limit
+	}
+	f.up.budget.request(f.start)
+	return true
+}
+
+// turnAway answers a request that is not let in.
+func (f *flight) turnAway(p *problem.Error) {
+	if f.body != nil {
+		f.body.stop()
+	}
+	problem.Write(f.w, f.r, p)
+}
+
 // run makes attempts until one has answered the client, or answers itself.
 func (f *flight) run() {
 	var last failure
-	if err := f.takeIn(); err != nil {
-		if f.r.Context().Err() != nil {
-			err = context.Canceled
-		}
-		f.answer(classify(err, err, f.r.Context().Err() != nil, f.up.breaker))
-		return
-	}
 	for {
 		pick, err := f.up.pool.Pick(f.list...)
 		if err != nil {
@@ -521,7 +556,7 @@ func (f *flight) leave(how adaptive.Outcome) {
 
 // answer ends a request that no instance answered.
 func (f *flight) answer(fail failure) {
-	if fail.problem.Reason == problem.UpstreamTimeout {
+	if fail.result == balancer.Timeout { // not at a deadline of the client's choice
 		f.leave(adaptive.TimedOut)
 	}
 	f.up.fail(f.instance, fail.problem)
@@ -537,6 +572,10 @@ func (f *flight) answer(fail failure) {
 
 // end settles whatever is open, also where the request ends in a panic.
 func (f *flight) end() {
+	if f.in {
+		f.in = false
+		defer f.up.breaker.Release()
+	}
 	f.deadline.end()
 	f.leave(adaptive.Irrelevant)
 	f.settle(balancer.Canceled)

@@ -17,6 +17,14 @@ import (
 func (f *flight) rewrite() {
 	h := f.r.Header
 	f.upgrade = middleware.StripRequest(h)
+	if f.upgrade != "" && (f.bodied() || listsH2C(f.upgrade)) {
+		// A server may ignore the wish (RFC 9110, section 7.8). The body would
+		// have to be sent before the switch, and within HTTP/2 in the clear
+		// requests would pass that the gateway does not see.
+		f.upgrade = ""
+		delete(h, "Connection")
+		delete(h, "Upgrade")
+	}
 	f.header = h
 	f.retarget()
 	f.forwarded(h)
@@ -34,6 +42,22 @@ func (f *flight) rewrite() {
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = nil // net/http would send its own
 	}
+}
+
+// bodied reports whether the client's request has a body.
+func (f *flight) bodied() bool {
+	return f.r.Body != nil && f.r.Body != http.NoBody && f.r.ContentLength != 0
+}
+
+// listsH2C reports whether HTTP/2 in the clear is among the protocols.
+func listsH2C(upgrade string) bool {
+	for protocol := range strings.SplitSeq(upgrade, ",") {
+		name, _, _ := strings.Cut(protocol, "/")
+		if strings.EqualFold(strings.Trim(name, " \t"), "h2c") {
+			return true
+		}
+	}
+	return false
 }
 
 // retarget makes the target's path and query. Both go out byte for byte, as

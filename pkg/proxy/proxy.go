@@ -88,25 +88,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, r, &problem.Error{Reason: problem.MethodNotAllowed, Detail: "this gateway makes no tunnels", Header: http.Header{"Allow": {insteadOfConnect}}})
 		return
 	}
-	if err := h.up.breaker.Acquire(); err != nil {
-		problem.Write(w, r, classify(err, nil, false, h.up.breaker).problem)
-		return
-	}
-	defer h.up.breaker.Release()
-	limit := h.up.adaptive.Load()
-	if limit != nil {
-		if err := limit.Acquire(h.o.Shed, time.Now()); err != nil {
-			problem.Write(w, r, shed(h.o.Shed, err))
-			return
-		}
-	}
 	f := h.up.flight()
-	f.limit = limit
 	f.h, f.up, f.s = h, h.up, h.up.settings.Load()
 	f.w, f.r, f.x, f.start = w, r, middleware.Of(w), time.Now()
 	defer f.end()
 	f.prepare()
-	f.run()
+	if f.ready() && f.enter() {
+		f.run()
+	}
 	if !f.held && f.x != nil {
 		f.x.Use(f)
 	}

@@ -421,6 +421,47 @@ func TestUpgradeRefusedIsAnOrdinaryAnswer(t *testing.T) {
 	}
 }
 
+// A wish for another protocol that comes with a body is not passed on, nor is
+// one for HTTP/2 in the clear: the request is served without it.
+func TestUpgradeIsIgnored(t *testing.T) {
+	addr := rawBackend(t, func(c net.Conn, r *bufio.Reader) {
+		for {
+			head, err := drainHead(r)
+			if err != nil {
+				return
+			}
+			body := ""
+			if strings.Contains(head, "Content-Length: 5\r\n") {
+				b := make([]byte, 5)
+				if _, err := io.ReadFull(r, b); err != nil {
+					return
+				}
+				body = string(b)
+			}
+			if strings.Contains(head, "Upgrade:") || strings.Contains(head, "Connection:") || strings.Contains(strings.ToLower(head), "http2-settings") {
+				body = head
+			}
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		}
+	})
+	g := newGate(t, gateOptions{}, addr)
+	for _, tt := range []struct{ request, want string }{
+		{"POST / HTTP/1.1\nHost: x\nConnection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: AAEAAEAAAAIAAAAB\nContent-Length: 5\n\nhello", "hello"},
+		{"POST / HTTP/1.1\nHost: x\nConnection: Upgrade\nUpgrade: websocket\nContent-Length: 5\n\nhello", "hello"},
+		{"GET / HTTP/1.1\nHost: x\nConnection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: AAEAAEAAAAIAAAAB\n\n", ""},
+		{"GET / HTTP/1.1\nHost: x\nConnection: Upgrade\nUpgrade: chat/2, H2C/1\n\n", ""},
+	} {
+		_, r := raw(t, g.addr, tt.request)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(b) != tt.want {
+			t.Errorf("%q: got %d %q, want %q", tt.request, resp.StatusCode, b, tt.want)
+		}
+	}
+}
+
 // An instance that switches to what nobody asked for is not believed.
 func TestWrongSwitch(t *testing.T) {
 	addr := rawBackend(t, func(c net.Conn, r *bufio.Reader) {
