@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -131,7 +132,7 @@ func (s *server) shutdown(ctx context.Context) error {
 // limitConnections accepts no more than n connections at a time; further ones
 // wait in the kernel's queue, where they cost the gateway nothing.
 func limitConnections(l net.Listener, n int) net.Listener {
-	return &limitedListener{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{})}
+	return &limitedListener{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{}), late: make(chan struct{})}
 }
 
 type limitedListener struct {
@@ -139,13 +140,22 @@ type limitedListener struct {
 	slots  chan struct{}
 	once   sync.Once
 	closed chan struct{}
+
+	lateOnce sync.Once
+	late     chan struct{} // there is a deadline: no slot is waited for any more
 }
 
 func (l *limitedListener) Accept() (net.Conn, error) {
 	select {
 	case l.slots <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
+	default:
+		select {
+		case l.slots <- struct{}{}:
+		case <-l.late:
+			return nil, os.ErrDeadlineExceeded
+		case <-l.closed:
+			return nil, net.ErrClosed
+		}
 	}
 	c, err := l.Listener.Accept()
 	if err != nil {
@@ -155,12 +165,19 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	return &limitedConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
 }
 
-// SetDeadline has Accept give up where the listener can.
+// SetDeadline has Accept give up where the listener can. Deadlines are set by a
+// server that shuts down, a moment ahead: a place that may be free by then, or
+// not until the clients have gone that wait for the server to go, is not waited
+// for.
 func (l *limitedListener) SetDeadline(t time.Time) error {
-	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
-		return d.SetDeadline(t)
+	d, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return errors.ErrUnsupported
 	}
-	return errors.ErrUnsupported
+	if !t.IsZero() {
+		l.lateOnce.Do(func() { close(l.late) })
+	}
+	return d.SetDeadline(t)
 }
 
 func (l *limitedListener) Close() error {
