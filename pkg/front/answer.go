@@ -92,7 +92,7 @@ func (x *exchange) WriteHeader(code int) {
 	a := &x.answer
 	a.begun, a.status = true, code
 	x.render()
-	if x.body.eof || x.req.Body == http.NoBody {
+	if x.body.eof.Load() || x.req.Body == http.NoBody {
 		if a.length >= 0 && a.typed || a.status == http.StatusSwitchingProtocols {
 			x.decide(nil, false) // there is nothing to wait for
 		}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/wire"
@@ -24,7 +25,7 @@ type body struct {
 	chunked bool
 	left    int64 // bytes to come of the body, if not chunked
 	chunks  wire.Chunked
-	eof     bool
+	eof     atomic.Bool // set with mu held
 	closed  bool
 	err     error
 }
@@ -56,7 +57,7 @@ func (b *body) read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	case b.err != nil:
 		return 0, b.err
-	case b.eof:
+	case b.eof.Load():
 		return 0, io.EOF
 	case len(p) == 0:
 		return 0, nil
@@ -66,7 +67,7 @@ func (b *body) read(p []byte) (int, error) {
 	}
 	n, err := b.take(p)
 	if err == io.EOF {
-		b.eof = true
+		b.eof.Store(true)
 		b.x.settled()
 		return n, io.EOF
 	}
@@ -174,7 +175,7 @@ func (b *body) drain(wait bool) bool {
 	defer b.mu.Unlock()
 	c := b.x.c
 	switch {
-	case b.eof:
+	case b.eof.Load():
 		return true
 	case b.err != nil:
 		return false
@@ -183,7 +184,8 @@ func (b *body) drain(wait bool) bool {
 	}
 	if !b.chunked && int64(c.w-c.r) >= b.left {
 		c.r += int(b.left)
-		b.left, b.eof = 0, true
+		b.left = 0
+		b.eof.Store(true)
 		return true
 	}
 	if !wait {
@@ -199,7 +201,7 @@ func (b *body) drain(wait bool) bool {
 		total += n
 		switch {
 		case err == io.EOF:
-			b.eof = true
+			b.eof.Store(true)
 			return true
 		case err == nil && total > drainLimit:
 			err = errTooMuchLeft
@@ -225,5 +227,5 @@ func (b *body) end() bool {
 	}
 	defer b.mu.Unlock()
 	b.closed = true
-	return b.eof
+	return b.eof.Load()
 }

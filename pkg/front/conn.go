@@ -394,6 +394,9 @@ func (c *conn) giveBack() {
 	if c.sc != nil {
 		sc := c.sc
 		c.sc, c.buf, c.r, c.w = nil, nil, 0, 0
+		if len(sc.header) > 0 { // what panicked after a Hijack, or in a refusal, has left its fields
+			sc.header = make(http.Header, 8)
+		}
 		c.s.scratch.Put(sc)
 	}
 }
@@ -582,6 +585,9 @@ func (c *conn) head() (string, verdict) {
 	if c.scanned == 0 && c.post && c.w-c.r >= 2 && c.buf[c.r] == '\r' && c.buf[c.r+1] == '\n' {
 		c.r += 2 // some clients send one line end too many (RFC 9112, section 2.2)
 		c.post = false
+	}
+	if c.scanned == 0 && c.post && c.w-c.r == 1 && c.buf[c.r] == '\r' {
+		return "", needs // the other half of it
 	}
 	b := c.buf[c.r:c.w]
 	for {

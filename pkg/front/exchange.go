@@ -178,7 +178,7 @@ func (x *exchange) finish() bool {
 	if c.writeDead.Swap(false) {
 		_ = c.nc.SetWriteDeadline(time.Time{}) // fails only where the connection has, and that will show
 	}
-	read := x.body.eof
+	read := x.body.eof.Load()
 	if x.req.Body != http.NoBody {
 		if whole {
 			x.body.drain(!x.close)
@@ -306,14 +306,17 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 			return nil, nil, err
 		}
 		nc = duplicate{nc}
-		c.doubled = true
 	}
+	if err := nc.SetDeadline(time.Time{}); err != nil {
+		if x.inside {
+			_ = nc.Close() // the connection itself stays ours
+		}
+		return nil, nil, err
+	}
+	c.doubled = x.inside
 	x.hijacked = true
 	c.over.Store(true) // nobody may end it or wait for it any more
 	c.s.forget(c)
-	if err := nc.SetDeadline(time.Time{}); err != nil {
-		return nil, nil, err
-	}
 	rest := bytes.Clone(c.buf[c.r:c.w])
 	c.r = c.w
 	in := bufio.NewReaderSize(&replayed{Conn: nc, rest: rest}, max(readBufferSize, len(rest)))
@@ -347,7 +350,7 @@ func (c *conn) refuse(r *Refusal) {
 	x.expecting, x.framing.expect = false, false
 	req := &x.req
 	req.URL, req.Body, req.ContentLength, req.TransferEncoding, req.Close = &x.url, http.NoBody, 0, nil, true
-	x.body.eof = true
+	x.body.eof.Store(true)
 	if req.Header == nil {
 		req.Header = http.Header{}
 	}

@@ -571,6 +571,42 @@ func TestHijack(t *testing.T) {
 	}
 }
 
+// What a handler leaves behind that panics after it has taken the connection,
+// or in a refusal, is in nobody else's answer.
+func TestFieldsOfAPanicAreGone(t *testing.T) {
+	s := serve(t, front.Options{Refuse: func(w http.ResponseWriter, _ *http.Request, _ *front.Refusal) {
+		w.Header().Set("X-Left", "1")
+		panic(http.ErrAbortHandler)
+	}}, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/take" {
+			return
+		}
+		w.Header().Set("X-Left", "1")
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		c.Close()
+		panic(http.ErrAbortHandler)
+	})
+	for range 20 { // the memory that another connection gets is up to chance
+		for _, bad := range []string{"GET /take HTTP/1.1\nHost: x\n\n", "GET / HTTP/1.1\n\n"} {
+			c := dial(t, s.addr)
+			c.say(bad)
+			_, _ = io.Copy(io.Discard, c)
+			eventually(t, "connection not ended", func() bool { return s.Stats().Open == 0 })
+			d := dial(t, s.addr)
+			d.say(get)
+			if r := d.hear("GET"); r.StatusCode != 200 || r.Header.Get("X-Left") != "" {
+				t.Fatalf("after %q: got %d %v", bad, r.StatusCode, r.Header)
+			}
+			d.Close()
+			eventually(t, "connection not ended", func() bool { return s.Stats().Open == 0 })
+		}
+	}
+}
+
 func TestDeadlines(t *testing.T) {
 	failed := make(chan error, 1)
 	s := serve(t, front.Options{}, func(w http.ResponseWriter, r *http.Request) {

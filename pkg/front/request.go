@@ -204,7 +204,7 @@ func (x *exchange) frame(f *framing) *Refusal {
 		r.Body = b
 	default:
 		r.Body = http.NoBody
-		b.eof = true
+		b.eof.Store(true)
 	}
 	return nil
 }

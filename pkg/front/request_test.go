@@ -231,3 +231,13 @@ func TestBodiesThatAreRefused(t *testing.T) {
 		})
 	}
 }
+
+// The line end too many that some clients send after a POST may come in pieces.
+func TestLineEndAfterAPost(t *testing.T) {
+	text := []byte(crlf("POST / HTTP/1.1\nHost: x\nContent-Length: 2\n\nhi\n" + get))
+	for _, step := range []int{1, 2, 3, len(text)} {
+		if all, said := playback(t, text, step); len(all) != 2 || strings.Contains(said, "HTTP/1.1 400") {
+			t.Errorf("in steps of %d: %d requests were served, and it said %q", step, len(all), said)
+		}
+	}
+}
