@@ -22,7 +22,8 @@ import (
 type API struct {
 	doc    *openapi3.T
 	router routers.Router
-	bases  []string // paths of its servers; their hosts are the gateway's business
+	v31    *compiled // of 3.1 documents; nil: the library knows 3.0 itself
+	bases  []string  // paths of its servers; their hosts are the gateway's business
 }
 
 // CompileAPI compiles an OpenAPI document. file is where it stands, from which
@@ -67,6 +68,11 @@ func CompileAPI(file string, text []byte) (*API, *Mistake) {
 	doc.Servers = nil
 	if a.router, err = legacy.NewRouter(doc, openapi3.DisableExamplesValidation()); err != nil {
 		return nil, d.mistake(d.named(err.Error()), clip(firstLine(err.Error()), maxDetail))
+	}
+	if doc.IsOpenAPI31OrLater() {
+		if a.v31, m = compile31(d, doc); m != nil {
+			return nil, m
+		}
 	}
 	return a, nil
 }
@@ -136,6 +142,9 @@ func (o *Operation) String() string { return o.route.Method + " " + o.route.Path
 // Parameters returns what is wrong with a request's path, query, header and
 // cookies. It leaves the request as it is.
 func (o *Operation) Parameters(r *http.Request) []Fault {
+	if o.api.v31 != nil {
+		return o.api.v31.parameters(o, r)
+	}
 	in := &openapi3filter.RequestValidationInput{
 		Request: r, PathParams: o.params, QueryParams: r.URL.Query(), Route: o.route,
 		Options: &openapi3filter.Options{ExcludeRequestBody: true, MultiError: true, SkipSettingDefaults: true,
@@ -205,12 +214,12 @@ func (o *Operation) Check(mediaType string, body any) []Fault {
 	case content.Schema == nil || content.Schema.Value == nil:
 		return nil
 	}
-	opts := []openapi3.SchemaValidationOption{openapi3.MultiErrors(), openapi3.VisitAsRequest(), openapi3.EnableFormatValidation()}
-	if o.api.doc.IsOpenAPI31OrLater() {
-		opts = append(opts, openapi3.EnableJSONSchema2020())
+	if o.api.v31 != nil {
+		return o.api.v31.bodies[content].Check(body)
 	}
 	var out []Fault
-	collect(&out, Fault{}, o.api.doc.ValidateSchemaJSON(content.Schema.Value, floats(body), opts...))
+	collect(&out, Fault{}, o.api.doc.ValidateSchemaJSON(content.Schema.Value, floats(body),
+		openapi3.MultiErrors(), openapi3.VisitAsRequest(), openapi3.EnableFormatValidation()))
 	return out
 }
 

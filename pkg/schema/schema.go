@@ -100,6 +100,7 @@ func (d *document) value() (any, error) {
 	if v, err := jsonschema.UnmarshalJSON(bytes.NewReader(d.text)); err == nil {
 		return v, nil
 	}
+	nameKeys(d.root)
 	var v any
 	if err := d.root.Decode(&v); err != nil {
 		return nil, err
@@ -109,6 +110,16 @@ func (d *document) value() (any, error) {
 		return nil, errors.New("has keys that are no text")
 	}
 	return jsonschema.UnmarshalJSON(bytes.NewReader(b))
+}
+
+// nameKeys makes text of keys that YAML takes for numbers and the like, as 200.
+func nameKeys(n *yaml.Node) {
+	for i, c := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 && c.Kind == yaml.ScalarNode && c.Tag != "!!merge" {
+			c.Tag = "!!str"
+		}
+		nameKeys(c)
+	}
 }
 
 // at returns the line of what a JSON pointer's parts lead to, or of the nearest
@@ -200,13 +211,9 @@ func CompileJSON(file string, text []byte) (*JSON, *Mistake) {
 	if err != nil {
 		return nil, d.mistake(1, "is no JSON: "+err.Error())
 	}
-	name := "inline:schema"
-	if file != "" {
-		abs, err := filepath.Abs(file)
-		if err != nil {
-			return nil, d.mistake(1, "has no place: "+err.Error())
-		}
-		name = (&url.URL{Scheme: "file", Path: filepath.ToSlash(abs)}).String()
+	name, err := d.url()
+	if err != nil {
+		return nil, d.mistake(1, "has no place: "+err.Error())
 	}
 	c := jsonschema.NewCompiler()
 	c.AssertFormat()
@@ -232,15 +239,17 @@ func (d *document) faulty(err error) *Mistake {
 				deepest = e
 			}
 		}
-		where := "/" + strings.Join(deepest.InstanceLocation, "/")
-		return d.mistake(d.at(deepest.InstanceLocation), fmt.Sprintf("is no JSON Schema: %s: %s", where, clip(tell(deepest), maxDetail)))
+		_, fragment, _ := strings.Cut(meta.URL, "#")
+		parts := append(fragmentParts(fragment), deepest.InstanceLocation...)
+		where := "/" + strings.Join(parts, "/")
+		return d.mistake(d.at(parts), fmt.Sprintf("is no JSON Schema: %s: %s", where, clip(tell(deepest), maxDetail)))
 	}
 	text := err.Error()
 	line := 1
 	// Places are in the errors' URLs only.
 	if _, fragment, ok := strings.Cut(text, "#/"); ok {
 		fragment, _, _ = strings.Cut(fragment, `"`)
-		line = d.at(strings.Split(fragment, "/"))
+		line = d.at(fragmentParts("/" + fragment))
 	}
 	return d.mistake(line, clip(text, maxDetail))
 }

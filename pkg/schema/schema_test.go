@@ -360,6 +360,149 @@ func TestVersion31(t *testing.T) {
 	}
 }
 
+const shop31 = `openapi: 3.1.0
+info: {title: shop, version: "1"}
+paths:
+  /orders/{id}:
+    parameters: [{$ref: "#/components/parameters/id"}]
+    get:
+      parameters:
+        - {name: limit, in: query, schema: {type: integer, exclusiveMaximum: 100, not: {const: 13}}}
+        - {name: kind, in: query, schema: {type: string, const: big}}
+        - {name: some, in: query, schema: {type: array, items: {type: number}, contains: {const: 1}}}
+        - {name: q, in: query, content: {application/json: {schema: {$ref: "#/components/schemas/order"}}}}
+        - {name: X-Team, in: header, required: true, schema: {$ref: "#/components/schemas/team"}}
+      responses: {200: {description: ok}}
+    put:
+      requestBody: {$ref: "#/components/requestBodies/order"}
+      responses: {200: {description: ok}}
+components:
+  parameters: {id: {name: id, in: path, required: true, schema: {type: integer, format: int32, minimum: 1}}}
+  requestBodies: {order: {content: {"application/json; charset=utf-8": {schema: {$ref: "#/components/schemas/order"}}}}}
+  schemas:
+    team: {type: string, enum: [red, blue]}
+    order:
+      type: object
+      required: [total]
+      properties:
+        total: {type: [number, "null"], minimum: 0}
+        team: {$ref: "#/components/schemas/team"}
+        parts: {type: array, items: {$ref: "#/components/schemas/order"}}
+        big: {type: integer, format: int64}
+      if: {properties: {team: {const: red}}, required: [team]}
+      then: {required: [note]}
+`
+
+// Documents of 3.1 are JSON Schemas. What is told of a request has pointers,
+// and never the value.
+func TestRequestsAgainstADescriptionOf31(t *testing.T) {
+	a, m := schema.CompileAPI("", []byte(shop31))
+	if m != nil {
+		t.Fatal(m)
+	}
+	told := func(faults []schema.Fault) string {
+		var out []string
+		for _, f := range faults {
+			out = append(out, strings.TrimSpace(f.In+" "+f.Name+" #"+f.Pointer))
+			if strings.Contains(f.Detail, "SECRET") {
+				t.Errorf("the value is told: %+v", f)
+			}
+		}
+		return strings.Join(sort(out), ", ")
+	}
+	put, _ := a.Find("PUT", "/orders/7")
+	for text, want := range map[string]string{
+		`{"total":1.5}`:                         "",
+		`{"total":null,"parts":[]}`:             "",
+		`{}`:                                    "#",
+		`"SECRET"`:                              "#",
+		`{"total":"SECRET"}`:                    "#/total",
+		`{"total":-1,"team":"SECRET"}`:          "#/team, #/total",
+		`{"total":1,"team":"red"}`:              "#",
+		`{"total":1,"parts":[{"total":[]}]}`:    "#/parts/0/total",
+		`{"total":1,"big":9223372036854775807}`: "",
+		`{"total":1,"big":9223372036854775808}`: "#/big",
+	} {
+		v, f := schema.Parse([]byte(text), usual)
+		if f != nil {
+			t.Fatal(f)
+		}
+		if got := told(put.Check("application/json", v)); got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+	for _, tt := range []struct{ path, query, team, want string }{
+		{"/orders/7", "limit=5&kind=big&some=1&some=2", "red", ""},
+		{"/orders/7", `q={"total":1}`, "red", ""},
+		{"/orders/7", `q={"total":"SECRET"}`, "red", "query q #/total"},
+		{"/orders/0", "limit=100", "", "header X-Team #, path id #, query limit #"},
+		{"/orders/3000000000", "limit=13", "blue", "path id #, query limit #"},
+		{"/orders/SECRET", "limit=SECRET&kind=SECRET", "SECRET", "header X-Team #, path id #, query kind #, query limit #"},
+		{"/orders/7", "some=2&some=3", "red", "query some #/0, query some #/1"},
+		{"/orders/7", "some=1&some=inf", "red", "query some #"},
+	} {
+		op, _ := a.Find("GET", tt.path)
+		r := httptest.NewRequest("GET", "http://x"+tt.path, nil)
+		r.URL.RawQuery = tt.query
+		if tt.team != "" {
+			r.Header.Set("X-Team", tt.team)
+		}
+		if got := told(op.Parameters(r)); got != tt.want {
+			t.Errorf("%s?%s: %q, want %q", tt.path, tt.query, got, tt.want)
+		}
+	}
+}
+
+// A document of 3.1 may lie in several files, and where its schemas are wrong
+// is told by its line.
+func TestDescriptionsOf31InFiles(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	write("bodies.yaml", "order: {content: {application/json: {schema: {$ref: 'schemas.yaml#/order'}}}}\n")
+	write("schemas.yaml", "order: {type: object, required: [total]}\n")
+	text := strings.Replace(shop31, "#/components/requestBodies/order", "bodies.yaml#/order", 1)
+	a, m := schema.CompileAPI(write("shop.yaml", text), []byte(text))
+	if m != nil {
+		t.Fatal(m)
+	}
+	op, _ := a.Find("PUT", "/orders/7")
+	if got := op.Check("application/json", map[string]any{}); len(got) != 1 {
+		t.Errorf("%v, want one fault", got)
+	}
+	_, m = schema.CompileAPI("", []byte(strings.Replace(shop31, "required: [note]", `patternProperties: {"(": {}}`, 1)))
+	if m == nil || m.Line != 22 {
+		t.Errorf("%v, want the line of the schema", m)
+	}
+}
+
+// A request costs what its body does, and not what the document does.
+func TestADescriptionIsCompiledOnce(t *testing.T) {
+	var properties []string
+	for i := range 60 {
+		properties = append(properties, fmt.Sprintf(`"p%d":{"type":"string","pattern":"^[a-z]+$"}`, i))
+	}
+	a, m := schema.CompileAPI("", []byte(`{"openapi":"3.1.0","info":{"title":"t","version":"1"},"paths":{"/x":{"post":{
+"parameters":[{"name":"p","in":"query","content":{"application/json":{"schema":{"type":"object","properties":{`+strings.Join(properties, ",")+`}}}}}],
+"requestBody":{"content":{"application/json":{"schema":{"type":"object","properties":{`+strings.Join(properties, ",")+`}}}}},"responses":{"200":{"description":"ok"}}}}}}`))
+	if m != nil {
+		t.Fatal(m)
+	}
+	op, _ := a.Find("POST", "/x")
+	if n := testing.AllocsPerRun(10, func() { op.Check("application/json", map[string]any{}) }); n > 50 {
+		t.Errorf("%v allocations for a body of two bytes", n)
+	}
+	r := httptest.NewRequest("POST", "http://x/x?p=%7B%7D", nil)
+	if n := testing.AllocsPerRun(10, func() { op.Parameters(r) }); n > 200 {
+		t.Errorf("%v allocations for a parameter of two bytes", n)
+	}
+}
+
 func BenchmarkScan(b *testing.B) {
 	text := []byte(`[` + strings.Repeat(`{"id":12345,"name":"customer","tags":["a","b"],"nested":{"x":1.5,"y":true}},`, 100) + `{}]`)
 	b.SetBytes(int64(len(text)))
