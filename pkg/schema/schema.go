@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -332,10 +333,25 @@ func tell(e *jsonschema.ValidationError) string {
 		return "does not match the pattern " + k.Want
 	case *kind.Format:
 		return "is no " + k.Want
+	case *kind.Minimum:
+		return "is less than " + number(k.Want)
+	case *kind.Maximum:
+		return "is more than " + number(k.Want)
+	case *kind.ExclusiveMinimum:
+		return "is not more than " + number(k.Want)
+	case *kind.ExclusiveMaximum:
+		return "is not less than " + number(k.Want)
+	case *kind.MultipleOf:
+		return "is no multiple of " + number(k.Want)
 	case *kind.AdditionalProperties:
 		return "has properties that are not allowed: " + strings.Join(k.Properties[:min(len(k.Properties), 5)], ", ")
 	}
 	return e.ErrorKind.LocalizedString(message.NewPrinter(language.English))
+}
+
+func number(r *big.Rat) string {
+	f, _ := r.Float64()
+	return strconv.FormatFloat(f, 'f', -1, 64)
 }
 
 // pointer joins the parts of a JSON pointer (RFC 6901).

@@ -393,6 +393,23 @@ components:
       then: {required: [note]}
 `
 
+func TestNumbersAreNotTold(t *testing.T) {
+	s, m := schema.CompileJSON("", []byte(`{"items":{"minimum":10,"maximum":20000.5,"exclusiveMinimum":9,"exclusiveMaximum":30000,"multipleOf":0.5}}`))
+	if m != nil {
+		t.Fatal(m)
+	}
+	v, _ := schema.Parse([]byte(`[-4711.3,47110.3]`), usual)
+	faults := s.Check(v)
+	if len(faults) != 6 {
+		t.Errorf("%d faults, want 6: %v", len(faults), faults)
+	}
+	for _, f := range faults {
+		if plain := strings.ReplaceAll(f.Detail, ",", ""); strings.Contains(plain, "4711") {
+			t.Errorf("the value is told: %v", f)
+		}
+	}
+}
+
 // Documents of 3.1 are JSON Schemas. What is told of a request has pointers,
 // and never the value.
 func TestRequestsAgainstADescriptionOf31(t *testing.T) {
