@@ -103,14 +103,19 @@ type refund struct {
 }
 
 // seen returns when the entry was last used, roughly: a lease's callers do
-// not take the lock.
-func (e *entry) seen() int64 {
+// not take the lock. needed says that forgetting it would lose what the store
+// does not know yet, or who waits.
+func (e *entry) seen() (at int64, needed bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	at, needed = e.touched, e.owes || e.inflight || len(e.waiters) > 0
 	if ls := e.cur.Load(); ls != nil {
-		return max(e.touched, ls.granted)
+		at = max(at, ls.start)
 	}
-	return e.touched
+	if ln := e.line.Load(); ln != nil && ln.len() > 0 {
+		needed = true
+	}
+	return at, needed
 }
 
 // idle reports whether forgetting the entry changes nothing.

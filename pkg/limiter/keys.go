@@ -49,15 +49,21 @@ func (ks *keys) add(s *shard, k keyOf, p *Policy, now int64) *entry {
 
 // evict forgets the least recently seen of a few random entries. What is
 // forgotten of a shared budget stays charged in the store: a lease that is
-// lost with its entry is only unused.
+// lost with its entry is only unused. Entries that are still needed are passed
+// over, unless there is hardly anything else: memory stays bounded in an outage
+// too, in which all of them owe.
 func (s *shard) evict() {
 	var victim keyOf
-	oldest, seen := int64(0), 0
+	oldest, spare, free, looked := int64(0), false, 0, 0
 	for k, e := range s.entries {
-		if t := e.seen(); seen == 0 || t < oldest {
-			victim, oldest = k, t
+		at, needed := e.seen()
+		if looked == 0 || !needed && !spare || needed != spare && at < oldest {
+			victim, oldest, spare = k, at, !needed
 		}
-		if seen++; seen == 8 {
+		if !needed {
+			free++
+		}
+		if looked++; free == 8 || looked == 64 {
 			break
 		}
 	}

@@ -158,17 +158,18 @@ func (ln *line) book(b *booking) {
 	ln.booked = slices.Insert(ln.booked, i, b)
 }
 
-// due returns how many µs a turn is still away, and drops it where it has come.
-func (ln *line) due(b *booking, now int64) int64 {
+// due returns how many µs a turn is still away, and drops it where it has come;
+// and where its tokens are from by now, which changes as it moves up.
+func (ln *line) due(b *booking, now int64) (int64, origin) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	if b.due > now {
-		return b.due - now
+		return b.due - now, b.origin
 	}
 	if i := slices.Index(ln.booked, b); i >= 0 {
 		ln.booked = slices.Delete(ln.booked, i, i+1)
 	}
-	return 0
+	return 0, b.origin
 }
 
 // cancel drops a turn. Those behind it, as far as they cost the same, move up,
@@ -201,7 +202,8 @@ func (l *Limiter) reserve(ctx context.Context, e *entry, p *Policy, cost int64) 
 	if !d.Allowed {
 		for i := range p.specs {
 			s := &p.specs[i]
-			d.Full = d.Full || s.ahead > 0 && s.ahead < p.delay
+			// Where another limit denies, as a day's, a place would not help.
+			d.Full = d.Full || s.ahead > 0 && s.ahead < p.delay && d.soon(began, began+p.delay)
 		}
 		return d
 	}
@@ -227,8 +229,8 @@ func (l *Limiter) reserve(ctx context.Context, e *entry, p *Policy, cost int64) 
 			return d
 		}
 		now := l.mono()
-		left := ln.due(b, now)
-		if left == 0 {
+		var left int64
+		if left, d.origin = ln.due(b, now); left == 0 {
 			d.Delayed = micros(now - began)
 			return d
 		}

@@ -136,6 +136,66 @@ func TestTheQueueIsBounded(t *testing.T) {
 	})
 }
 
+// Where another limit denies than the one with the queue, it is not the queue
+// that is full.
+func TestAUsedUpQuotaIsNoFullQueue(t *testing.T) {
+	onAll(t, func(t *testing.T, l *limiter.Limiter) {
+		p := policy(t, limiter.Settings{Name: "r", MaxDelay: 10 * time.Second, MaxQueue: 3, Limits: []limiter.Limit{
+			{Count: 100, Window: time.Second, Algorithm: limiter.TokenBucket}, sliding(2, time.Hour),
+		}})
+		for i := range 4 {
+			if d := l.Take(t.Context(), p, "k", 1); d.Allowed != (i < 2) || d.Full {
+				t.Errorf("take %d of 2 an hour: %+v", i, d)
+			}
+		}
+	})
+}
+
+// Who has moved up, because somebody before left, gives back the turn that it
+// has and not the one that it had: that is somebody else's by now.
+func TestATurnThatMovedUpGoesBackAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, err := limiter.New(limiter.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow := policy(t, limiter.Settings{Name: "slow", MaxDelay: time.Minute, MaxQueue: 10, Limits: []limiter.Limit{
+			{Count: 1, Window: time.Second, Algorithm: limiter.TokenBucket},
+		}})
+		used := policy(t, limiter.Settings{Name: "used", Limits: []limiter.Limit{sliding(1, time.Hour)}})
+		l.Take(t.Context(), used, "k", 1)
+		began := time.Now()
+		var passed [2]time.Duration
+		wait := func(i int) {
+			if d := l.Take(t.Context(), slow, "k", 1); !d.Allowed {
+				t.Errorf("caller %d: %+v", i, d)
+			}
+			passed[i] = time.Since(began)
+		}
+		var wg sync.WaitGroup
+		after := func(d time.Duration, do func()) {
+			wg.Go(func() { time.Sleep(d); do() })
+		}
+		l.Take(t.Context(), slow, "k", 1)
+		leaves, leave := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer leave()
+		after(100*time.Millisecond, func() { l.Take(leaves, slow, "k", 1) })
+		after(200*time.Millisecond, func() {
+			// It moves up at half a second, has its turn at one, and is denied then.
+			var out [2]limiter.Decision
+			if denied := l.TakeAll(t.Context(), []limiter.Demand{{Policy: slow, Key: "k", Cost: 1}, {Policy: used, Key: "k", Cost: 1}}, out[:]); denied != 1 {
+				t.Errorf("denied by %d", denied)
+			}
+		})
+		after(600*time.Millisecond, func() { wait(0) })
+		after(1100*time.Millisecond, func() { wait(1) })
+		wg.Wait()
+		if gap := passed[1] - passed[0]; passed[0] < 2*time.Second-time.Millisecond || gap < time.Second-time.Millisecond {
+			t.Errorf("at one a second two passed after %v", passed)
+		}
+	})
+}
+
 // A client that leaves neither keeps its place nor its token: who comes next
 // does not wait for it.
 func TestWhoLeavesFreesItsPlace(t *testing.T) {
