@@ -250,7 +250,7 @@ func (b *bench) proconsul(name, addr string, s shape, listener, upstream, breake
 	}
 	fmt.Fprintf(&c, "upstreams:\n  - {name: be, engine: %s, max_in_flight: 0", upstream)
 	switch {
-	case has("command"):
+	case s.layers == "command":
 		breaker = "command"
 		fallthrough
 	case has("breaker"):
