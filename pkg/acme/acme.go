@@ -137,11 +137,11 @@ func (c *Certificates) Close() error {
 // Get returns the certificate for a connection, or the issuer's challenge;
 // nothing where the name is none of ours or its certificate is not there yet.
 func (c *Certificates) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if !c.ours(hello.ServerName) {
+		return nil, nil
+	}
 	if slices.Contains(hello.SupportedProtos, challengeProtocol) {
 		return c.magic.GetCertificate(hello)
-	}
-	if !slices.Contains(c.names, strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))) {
-		return nil, nil
 	}
 	cert, err := c.magic.GetCertificate(hello)
 	if err != nil {
@@ -150,12 +150,29 @@ func (c *Certificates) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	return cert, nil
 }
 
+// ours reports whether a name is one to obtain a certificate for. No other is
+// looked for in the storage, which anybody could keep busy.
+func (c *Certificates) ours(name string) bool {
+	return slices.Contains(c.names, strings.ToLower(strings.TrimSuffix(name, ".")))
+}
+
 const challengeProtocol = "acme-tls/1" // RFC 8737
 
 // Challenges answers the issuer's requests on clear listeners and leaves all
 // others to next.
 func (c *Certificates) Challenges(next http.Handler) http.Handler {
-	return c.issuer.HTTPChallengeHandler(next)
+	challenges := c.issuer.HTTPChallengeHandler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		if !c.ours(host) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		challenges.ServeHTTP(w, r)
+	})
 }
 
 // List returns the certificates that are there.
