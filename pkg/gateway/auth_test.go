@@ -126,20 +126,20 @@ func TestTrailersNameNobody(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		trailers <- r.Trailer
 	})
-	_, h := newRig(t, map[string]http.Handler{"a": instance}).secured(protected)
+	_, h := newRig(t, map[string]http.Handler{"a": instance, "judge": told}).secured(strings.ReplaceAll(forwarding, "KEY", identity.HashKey("x")))
 	srv := httptest.NewServer(h)
 	defer srv.Close()
 	req, err := http.NewRequestWithContext(t.Context(), "POST", srv.URL+"/open/x", io.MultiReader(strings.NewReader("body")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Trailer = http.Header{"X-Consumer-Name": {"root"}, "X-Checksum": {"1"}}
+	req.Trailer = http.Header{"X-Consumer-Name": {"root"}, "X-Checksum": {"1"}, "Remote-User": {"root"}, "X_judged": {"root"}}
 	resp, err := srv.Client().Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if got := <-trailers; got.Get("X-Consumer-Name") != "" || got.Get("X-Checksum") != "1" {
+	if got := <-trailers; len(got) != 1 || got.Get("X-Checksum") != "1" {
 		t.Errorf("the instance got the trailers %v", got)
 	}
 }

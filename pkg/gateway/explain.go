@@ -212,7 +212,7 @@ func (t *Table) explain(e *Explanation, q *asked) {
 	if rules := rt.settings.Headers; rules != nil {
 		rename(q.r.Header, rules.Request)
 	}
-	send := proxy.NewPreview(up, proxyOptions(&rt.Config), q.r, q.x)
+	send := proxy.NewPreview(up, proxyOptions(&rt.Config, t.deps), q.r, q.x)
 	e.Send = &send
 	if e.Refusal == nil {
 		e.Refusal = refusalOf(up, send, q.r.Method)

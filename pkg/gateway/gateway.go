@@ -92,12 +92,12 @@ func destination(rc *config.Route, d Deps) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return proxy.New(up, proxyOptions(rc)), nil
+	return proxy.New(up, proxyOptions(rc, d)), nil
 }
 
-func proxyOptions(rc *config.Route) proxy.RouteOptions {
+func proxyOptions(rc *config.Route, d Deps) proxy.RouteOptions {
 	class, _ := adaptive.ParseClass(rc.Shed) // the configuration has checked it
-	return proxy.RouteOptions{
+	o := proxy.RouteOptions{
 		Shed:    class,
 		Name:    rc.Name,
 		Strip:   rc.Upstream.Strip,
@@ -105,6 +105,10 @@ func proxyOptions(rc *config.Route) proxy.RouteOptions {
 		Host:    rc.Upstream.Host,
 		Timeout: rc.Upstream.Timeout,
 	}
+	if owned := d.Identity.Owned(); len(owned) > 0 { // software behind may merge trailers into the header
+		o.Withhold = owned.Strip
+	}
+	return o
 }
 
 // redirect answers with a Location in which {path} and {query} are those of

@@ -48,6 +48,8 @@ type replay struct {
 	trailers  bool     // there may be some
 	announced []string // of them, those that are passed on
 
+	withhold func(trailer http.Header) // RouteOptions.Withhold
+
 	read   atomic.Int64          // bytes read from the client
 	lost   atomic.Bool           // buf no longer holds all of them
 	failed atomic.Pointer[error] // how reading from the client failed
@@ -105,6 +107,9 @@ func (b *replay) trailer() http.Header {
 	h := make(http.Header, len(b.announced))
 	for _, name := range b.announced {
 		h[name] = nil
+	}
+	if b.withhold != nil {
+		b.withhold(h)
 	}
 	return h
 }
@@ -275,6 +280,9 @@ func (v *view) end() {
 			continue
 		}
 		v.trailer[name] = values
+	}
+	if v.b.withhold != nil {
+		v.b.withhold(v.trailer)
 	}
 }
 

@@ -103,6 +103,7 @@ func (f *flight) prepare() {
 	if f.bodied() && !f.small() {
 		rc := http.NewResponseController(f.w)
 		f.body = newReplay(f.r, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) }) // a test's writer has no deadlines
+		f.body.withhold = f.h.o.Withhold
 	}
 	f.list = f.tried[:0]
 	if f.r.ProtoAtLeast(1, 1) {

@@ -26,6 +26,10 @@ type RouteOptions struct {
 	Host    string         // "preserve" or "": as the client sent it; "instance": its address; else the value itself
 	Timeout time.Duration  // of all tries until the header; 0: the upstream's
 	Shed    adaptive.Class // whose requests an adaptive limit turns away first
+
+	// Withhold takes out of a request's trailers what no client may say; those
+	// of the header are gone by then. nil: there is nothing of the kind.
+	Withhold func(trailer http.Header)
 }
 
 // handler is the end of a route's chain. Everything that is the same for all
