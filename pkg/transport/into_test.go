@@ -171,3 +171,22 @@ func TestIntoAllocatesNothing(t *testing.T) {
 		t.Errorf("a round trip makes %v allocations, want none", got)
 	}
 }
+
+// A header's time that is over before there is a connection is told as such:
+// nothing was sent.
+func TestNoConnectionInTime(t *testing.T) {
+	for name, sweep := range sweeps {
+		t.Run(name, func(t *testing.T) {
+			tr := client(t, transport.Options{Sweep: sweep, ConnectTimeout: time.Minute, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}})
+			var m transport.Memory
+			_, err := tr.RoundTripInto(request(t, "GET", "http://h/", nil), &m, time.Now().Add(20*time.Millisecond))
+			var connect *transport.ConnectError
+			if !errors.As(err, &connect) || !connect.Timeout() || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want a connection that took too long", err)
+			}
+		})
+	}
+}

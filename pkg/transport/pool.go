@@ -54,12 +54,9 @@ func (t *Transport) connection(ctx context.Context, by time.Time, addr string, s
 		h.leave()
 		if err != errHTTP2 {
 			t.counters.dialErrors.Add(1)
-			switch {
-			case ctx.Err() != nil:
+			if ctx.Err() != nil {
 				err = context.Cause(ctx)
-			case !by.IsZero() && !time.Now().Before(by):
-				err = context.DeadlineExceeded
-			}
+			} // a *ConnectError where the header's time is over: nothing was sent
 		}
 		return nil, err
 	}

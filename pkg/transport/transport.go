@@ -206,8 +206,9 @@ func (t *Transport) Plain(req *http.Request) bool {
 // are not called.
 //
 // Where the header has not come at the time by, unless that is zero, it fails
-// with context.DeadlineExceeded. A time that is many sweeps away may be missed
-// by one of them; it costs nothing.
+// with context.DeadlineExceeded, within a *ConnectError if there was no
+// connection by then. A time that is many sweeps away may be missed by one of
+// them; it costs nothing.
 func (t *Transport) RoundTripInto(req *http.Request, m *Memory, by time.Time) (*http.Response, error) {
 	e := exchange{t: t, req: req, ctx: req.Context(), m: m, by: by}
 	return t.roundTrip(&e)
