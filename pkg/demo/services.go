@@ -65,7 +65,9 @@ func (d *demo) startServices(ctx context.Context, running *sync.WaitGroup, catal
 		r, err := consul.NewRegistrar(client, consul.Registration{
 			Name: in.name, ID: in.id, Address: "127.0.0.1", Port: in.port, Meta: map[string]string{"version": in.version},
 			Weights: consul.Weights{Passing: in.weight, Warning: 1},
-			Check:   consul.Check{HTTP: "/healthz", Interval: time.Second},
+			// Long enough for the gateway's own traffic to be the first to find
+			// an instance dead, which is what there is to see.
+			Check: consul.Check{HTTP: "/healthz", Interval: 3 * time.Second},
 		}, consul.RegistrarOptions{Log: in.log, OnRegistered: func(string, string) {
 			select {
 			case registered <- struct{}{}:
