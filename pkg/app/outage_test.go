@@ -86,10 +86,11 @@ routes:
 	redis.Kill()
 	shows("down", "down", true)
 	load.Await(200)
-	for _, r := range replicas {
-		if got, _ := r.Metric("proconsul_ratelimit_decisions_total", `policy="limited"`, `decision="local"`); got == 0 {
-			t.Error("no decision was made locally while Redis was away")
-		}
+	for _, r := range replicas { // once the lease that it has is at its end
+		parts.Eventually(t, patience, "no decision is made locally while Redis is away", func() bool {
+			got, _ := r.Metric("proconsul_ratelimit_decisions_total", `policy="limited"`, `decision="local"`)
+			return got > 0
+		})
 	}
 
 	redis.Start()
