@@ -175,7 +175,11 @@ func tryOf(t middleware.Attempt) admin.Try {
 	if !c.Reused {
 		row.Dial, row.TLS = since(c.DialBegan, c.Dialed), since(c.Dialed, c.Secured)
 	}
-	row.Write, row.FirstByte = since(c.Connected, c.Wrote), since(c.Wrote, c.FirstByte)
+	wrote := c.Wrote
+	if wrote == 0 || c.FirstByte > 0 && wrote > c.FirstByte {
+		wrote = c.Connected // the answer came before it was told that the request had been sent
+	}
+	row.Write, row.FirstByte = since(c.Connected, wrote), since(wrote, c.FirstByte)
 	row.Body, row.Took = since(c.FirstByte, c.Ended), admin.Millis(slices.Max([]time.Duration{c.Ended, t.Duration}))
 	return row
 }
