@@ -223,6 +223,14 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 		}
 		e.tell(&r.budgets, now.mono, max(0, tokens-o.need))
 	}
+	// Before anybody is answered: a caller who asks at once again must not be
+	// told of a refusal that this call has overtaken.
+	switch {
+	case r.granted > 0:
+		e.denied.Store(nil)
+	case r.retry > 0 && o.need > 0:
+		e.deny(o, r, now)
+	}
 	var again []*waiter
 	for _, w := range o.waiters {
 		switch {
@@ -245,12 +253,10 @@ func (l *Limiter) finish(o *op, r reply, err error) {
 			again = append(again, w) // not what this call asked for
 		}
 	}
-	if r.granted > 0 {
-		e.denied.Store(nil) // it tells of more than there is now
-	}
-	if r.granted == 0 && r.retry > 0 && o.need > 0 {
-		e.deny(o, r, now)
-	} else if tokens > 0 {
+	switch {
+	case tokens > 0 && r.retry > 0:
+		e.refund(granted, tokens, 0) // nobody is left to wait for their turn
+	case tokens > 0:
 		e.demand.size = tokens
 		l.expiries.add(expires, e)
 		e.hold(&lease{granted: tokens, expires: expires, start: now.mono, grant: granted, budgets: r.budgets}, now)
@@ -367,7 +373,7 @@ func (l *Limiter) refill(e *entry, p *Policy) {
 	now := l.now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.policy = p
+	e.use(p)
 	if !e.inflight && l.store.reach(e) {
 		l.issue(e, now, true)
 	}

@@ -15,7 +15,7 @@
 --   nw times: kind, limit, unit (S: P, F: W, T: us per token, C: 0), for C
 --     four ascending borders around the caller's idea of now, and for T how far
 --     ahead of its burst (us) callers may be told to wait for their tokens;
---   number of debts, each: window, age(us), amount;
+--   number of debts, each: window, age(us), amount (T: us);
 --   number of refunds, and if any: birth, then each: field, amount.
 -- need: the least that is worth granting. sync: what callers wait for and use
 --   within grace. want >= sync: what the caller would take ahead, to be used
@@ -82,7 +82,7 @@ for i = 1, debts do
   else
     local f = fmt('%.0f', w - 1)
     local old = (call('HGET', key, f) or 0) + 0
-    call('HSET', key, f, fmt('%.0f', math.max(old, now - age) + ceil(amount * unit[w])))
+    call('HSET', key, f, fmt('%.0f', math.max(old, now - age) + amount))
   end
   if b then call('HINCRBY', key, fmt('%.0f', b * 8 + w - 1), amount) end
   wrote, fresh = true, true

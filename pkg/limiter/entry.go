@@ -102,6 +102,18 @@ type refund struct {
 	tat    int64 // of a token bucket: what the debit left
 }
 
+// use notes whose decision comes next. What was told under other counts binds
+// nobody: a consumer who was given a larger quota sees it at once. The entry is
+// locked.
+func (e *entry) use(p *Policy) {
+	if e.policy != p && !p.within(e.policy) {
+		for i := range e.tallies {
+			e.tallies[i].told = told{}
+		}
+	}
+	e.policy = p
+}
+
 // seen returns when the entry was last used, roughly: a lease's callers do
 // not take the lock. needed says that forgetting it would lose what the store
 // does not know yet, or who waits.
@@ -175,8 +187,8 @@ func (e *entry) takeOwn(p *Policy, now instant, cost int64, source Source, share
 	for i := range p.specs {
 		s, t := &p.specs[i], &e.tallies[i]
 		limit := share(s.limit)
-		reset := t.reset(s, now, limit, div)
-		d.limits[i] = Budget{t.told.tell(t.remaining(s, limit), now.mono, now.mono+reset), micros(reset)}
+		left, at := t.told.tell(t.remaining(s, limit), now.mono, now.mono+t.reset(s, now, limit, div))
+		d.limits[i] = Budget{left, micros(at - now.mono)}
 	}
 	return d
 }
@@ -190,20 +202,26 @@ type told struct {
 }
 
 // tell returns what may be told at now of a limit of which left is left and
-// grows at that instant.
-func (t *told) tell(left, now, at int64) int64 {
+// grows at that instant. Before the moment that was named it is never more than
+// was told, and never an earlier moment: answers that took different times put
+// the same moment at different instants.
+func (t *told) tell(left, now, at int64) (int64, int64) {
 	if now < t.until {
-		left = min(left, t.left)
+		if left > t.left {
+			return t.left, t.until
+		}
+		at = max(at, t.until)
 	}
 	t.left, t.until = left, at
-	return left
+	return left, at
 }
 
 // tell lowers b to what may be told, with held tokens on top. The entry is
 // locked.
 func (e *entry) tell(b *budgets, now, held int64) {
 	for i := range b.n {
-		b.left[i] = e.tallies[i].told.tell(b.left[i]+held, now, b.at[i]) - held
+		left, at := e.tallies[i].told.tell(b.left[i]+held, now, b.at[i])
+		b.left[i], b.at[i] = left-held, at
 	}
 }
 

@@ -210,7 +210,8 @@ func (l *Limiter) entry(p *Policy, id [16]byte) *entry {
 func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64) Decision {
 	now := l.now()
 	e.mu.Lock()
-	e.policy, e.touched = p, now.mono
+	e.use(p)
+	e.touched = now.mono
 	if l.store == nil {
 		defer e.mu.Unlock()
 		return e.takeOwn(p, now, cost, Own, func(limit int64) int64 { return limit }, 1)

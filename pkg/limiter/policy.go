@@ -291,10 +291,10 @@ func (s *spec) zoneName() string {
 	return s.zone.String()
 }
 
-// room returns how many tokens a bucket can be short of, those that callers
-// wait for included, where div replicas share the refill.
+// room returns how many µs of refill a bucket can be short of, those that
+// callers wait for included, where div replicas share the refill.
 func (s *spec) room(limit, div int64) float64 {
-	return float64(limit) + float64(s.ahead)/(s.unit*float64(div))
+	return float64(limit)*s.unit + float64(s.ahead)/float64(div)
 }
 
 // span returns for how many µs a charge is remembered.

@@ -76,7 +76,8 @@ func (l *Limiter) Charge(p *Policy, key string, cost int) {
 	now := l.now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.policy, e.touched = p, now.mono
+	e.use(p)
+	e.touched = now.mono
 	if l.store == nil {
 		e.charge(p, now, c, false)
 		return

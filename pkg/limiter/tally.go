@@ -19,7 +19,9 @@ type instant struct{ mono, wall int64 }
 type tally struct {
 	slots []slot // of S, F and C: by ascending id
 
-	// Of T: a bucket that fills with each token and drains at the refill rate.
+	// Of T: a bucket that each token fills by what its refill takes, and that
+	// time drains. It is kept in µs as in the store, where callers under
+	// policies of different rates fill it too.
 	level float64
 	owed  int64 // of level, not known to the store
 	at    int64 // when level was true
@@ -62,7 +64,7 @@ func (s *spec) leaves(id int64, now instant) int64 {
 // the refill rate.
 func (t *tally) expire(s *spec, now instant, div int64) {
 	if s.kind == 'T' {
-		t.level = max(0, t.level-float64(now.mono-t.at)/(s.unit*float64(div)))
+		t.level = max(0, t.level-float64(now.mono-t.at)/float64(div))
 		t.owed = min(t.owed, int64(math.Ceil(t.level)))
 		t.at = now.mono
 		return
@@ -79,7 +81,7 @@ func (t *tally) expire(s *spec, now instant, div int64) {
 // used returns how many tokens count. expire comes first.
 func (t *tally) used(s *spec) float64 {
 	if s.kind == 'T' {
-		return t.level
+		return t.level / s.unit
 	}
 	var sum int64
 	for i := range t.slots {
@@ -133,14 +135,16 @@ func (t *tally) add(s *spec, now instant, cost int64, owed bool) {
 	if cost == 0 {
 		return
 	}
+	if s.kind == 'T' {
+		t.level += float64(cost) * s.unit
+		if owed {
+			t.owed += int64(math.Ceil(float64(cost) * s.unit))
+		}
+		return
+	}
 	var debt int64
 	if owed {
 		debt = cost
-	}
-	if s.kind == 'T' {
-		t.level += float64(cost)
-		t.owed += debt
-		return
 	}
 	id := s.slotID(now)
 	i := len(t.slots)
@@ -160,12 +164,13 @@ func (t *tally) add(s *spec, now instant, cost int64, owed bool) {
 func (t *tally) back(s *spec, now, at instant, cost, div int64, owed, last bool) {
 	if s.kind == 'T' {
 		t.expire(s, now, div)
+		back := float64(cost) * s.unit
 		if !last {
-			cost = max(0, cost-int64(math.Ceil(float64(now.mono-at.mono)/(s.unit*float64(div)))))
+			back = max(0, back-float64(now.mono-at.mono)/float64(div))
 		}
-		t.level = max(0, t.level-float64(cost))
+		t.level = max(0, t.level-back)
 		if owed {
-			t.owed = max(0, t.owed-cost)
+			t.owed = max(0, t.owed-int64(back))
 		}
 		return
 	}
@@ -185,7 +190,7 @@ type debt struct {
 	window int
 	slot   int64
 	age    int64 // µs
-	amount int64
+	amount int64 // tokens; of a token bucket µs
 }
 
 // debts appends what is owed of the tally of limit w.
@@ -227,7 +232,7 @@ func (t *tally) settled(s *spec, d debt) {
 // oweAll marks all that still counts as unknown to the store.
 func (t *tally) oweAll(s *spec) {
 	if s.kind == 'T' {
-		t.owed = int64(math.Ceil(min(t.level, float64(s.limit))))
+		t.owed = int64(math.Ceil(min(t.level, float64(s.limit)*s.unit)))
 	}
 	for i := range t.slots {
 		t.slots[i].owed = t.slots[i].spent
