@@ -98,3 +98,46 @@ func TestABucketsRestGoesBackAtItsOwnRate(t *testing.T) {
 		t.Errorf("%d admitted within %v at 100/s with a burst of 1000", admitted, time.Since(began))
 	}
 }
+
+// A bucket is a time, whoever fills it: what a slow tier has used is as long for
+// a fast one, with a store and without.
+func TestBucketsOfTwoRatesShareTheirTime(t *testing.T) {
+	onAll(t, func(t *testing.T, l *limiter.Limiter) {
+		tier := func(count int) *limiter.Policy {
+			return policy(t, limiter.Settings{Name: "r", Precision: limiter.Exact,
+				Limits: []limiter.Limit{{Count: count, Window: 1000 * time.Hour, Algorithm: limiter.TokenBucket}}})
+		}
+		small, large := tier(10), tier(1000)
+		for range 5 {
+			if d := l.Take(t.Context(), small, "k", 1); !d.Allowed {
+				t.Fatalf("of 10: %+v", d)
+			}
+		}
+		admitted := 0
+		for l.Take(t.Context(), large, "k", 1).Allowed {
+			admitted++
+		}
+		if admitted != 500 {
+			t.Errorf("%d of 1000 admitted with half of the bucket used, want 500", admitted)
+		}
+	})
+}
+
+// A larger quota shows at once what is left of it.
+func TestALargerTierIsToldOfAtOnce(t *testing.T) {
+	onAll(t, func(t *testing.T, l *limiter.Limiter) {
+		tier := func(count int) *limiter.Policy {
+			return policy(t, limiter.Settings{Name: "r", Precision: limiter.Exact, Limits: []limiter.Limit{sliding(count, time.Hour)}})
+		}
+		small, large := tier(10), tier(1000)
+		for _, step := range []struct {
+			p    *limiter.Policy
+			left int64
+		}{{small, 9}, {small, 8}, {large, 997}, {small, 6}, {large, 995}} {
+			d := l.Take(t.Context(), step.p, "k", 1)
+			if got := d.Budget(0).Remaining; got != step.left {
+				t.Errorf("%d left of %d, want %d", got, step.p.Limits()[0].Count, step.left)
+			}
+		}
+	})
+}
