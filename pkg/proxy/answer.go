@@ -26,12 +26,46 @@ const (
 	holdUnknown = 2 * time.Millisecond  // everything else
 )
 
+// How much is held back. Answers of a larger declared length get a larger
+// buffer while there are any: a client that takes its answer slowly holds one,
+// and then others stream as if they were larger still.
+const (
+	holdSmall = 32 << 10
+	holdLarge = 256 << 10
+	maxLarge  = 32 // per upstream
+)
+
+// larges are an upstream's large buffers.
+type larges struct {
+	used atomic.Int32
+	pool sync.Pool // of *[holdLarge]byte
+}
+
+// take returns a buffer, or nil where as many are in use as may be.
+func (l *larges) take() *[holdLarge]byte {
+	if l.used.Add(1) > maxLarge {
+		l.used.Add(-1)
+		return nil
+	}
+	if b, ok := l.pool.Get().(*[holdLarge]byte); ok {
+		return b
+	}
+	return new([holdLarge]byte)
+}
+
+func (l *larges) put(b *[holdLarge]byte) {
+	l.used.Add(-1)
+	l.pool.Put(b)
+}
+
 // relay moves one answer's body to the client through a buffer that is used
 // again. While the beginning is held back a timer may let it out, in a
 // goroutine of its own: mu and state decide which of the two writes.
 type relay struct {
-	buf   [32 << 10]byte
-	timer *time.Timer // runs fire; made once per relay
+	small [holdSmall]byte
+	large *[holdLarge]byte // nil: none is needed, or to be had
+	buf   []byte           // of small or large
+	timer *time.Timer      // runs fire; made once per relay
 
 	mu    sync.Mutex
 	state relayState
@@ -56,6 +90,7 @@ const (
 
 func newRelay() any {
 	c := &relay{}
+	c.buf = c.small[:]
 	c.timer = time.AfterFunc(time.Hour, c.fire)
 	c.timer.Stop()
 	return c
@@ -156,6 +191,11 @@ func (f *flight) relay(resp *http.Response) error {
 	c := f.up.relays.Get().(*relay)
 	c.f, c.resp, c.n, c.err, c.panic, c.ran, c.armed, c.state = f, resp, 0, nil, nil, false, false, relayHolding
 	c.trailer = trailerNames(resp.Trailer, resp.Header)
+	if n := resp.ContentLength; n > holdSmall && n <= holdLarge {
+		if c.large = f.up.larges.take(); c.large != nil {
+			c.buf = c.large[:]
+		}
+	}
 	defer c.close()
 	if !eventStream(resp.Header) {
 		return c.run()
@@ -198,12 +238,16 @@ func (c *relay) run() error {
 func (c *relay) close() {
 	stopped := !c.armed || c.timer.Stop()
 	c.mu.Lock()
-	pool := &c.f.up.relays
+	up := c.f.up
 	c.state, c.f, c.resp = relayIdle, nil, nil
 	stopped = stopped || c.ran
 	c.mu.Unlock()
+	if c.large != nil {
+		up.larges.put(c.large) // fire does not touch it any more
+		c.large, c.buf = nil, c.small[:]
+	}
 	if stopped {
-		pool.Put(c)
+		up.relays.Put(c)
 	}
 }
 
@@ -300,7 +344,7 @@ func (c *relay) complete() error {
 // since the instance has paused and the client should have what there is.
 func (c *relay) stream() error {
 	for {
-		n, err := c.resp.Body.Read(c.buf[:])
+		n, err := c.resp.Body.Read(c.buf)
 		if n > 0 {
 			if werr := c.write(c.buf[:n], err == nil && (n < len(c.buf) || c.resp.ContentLength < 0)); werr != nil {
 				return werr

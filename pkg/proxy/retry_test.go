@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -503,5 +504,70 @@ func TestInstanceDiesMidBody(t *testing.T) {
 				t.Errorf("account has reason %q, want upstream_reset", x.Reason)
 			}
 		})
+	}
+}
+
+// An instance that dies in the middle of an answer costs a client nothing while
+// the answer is held back as a whole, however many came before and beside it.
+func TestInstanceDiesInAnAnswerOfModerateSize(t *testing.T) {
+	const size, beside = 200_000, 40
+	whole := strings.Repeat("0123456789", size/10)
+	var dying atomic.Bool
+	serve := func(dies bool) string {
+		return rawBackend(t, func(c net.Conn, r *bufio.Reader) {
+			for {
+				if _, err := drainHead(r); err != nil {
+					return
+				}
+				fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", size)
+				if dies && dying.Load() {
+					_, _ = io.WriteString(c, whole[:3*size/4])
+					_ = c.(*net.TCPConn).SetLinger(0)
+					return
+				}
+				if _, err := io.WriteString(c, whole); err != nil {
+					return
+				}
+			}
+		})
+	}
+	g := newGate(t, gateOptions{}, serve(true), serve(false))
+	c := client(t)
+	get := func() error {
+		resp, err := c.Do(request(t, "GET", g.url("/"), nil))
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err == nil && (resp.StatusCode != 200 || string(b) != whole) {
+			err = fmt.Errorf("status %d, %d bytes", resp.StatusCode, len(b))
+		}
+		return err
+	}
+	together := func() {
+		var wg sync.WaitGroup
+		for range beside {
+			wg.Go(func() {
+				if err := get(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	together()
+	together()
+	dying.Store(true)
+	broken := 0
+	for range 30 {
+		if err := get(); err != nil {
+			t.Log(err)
+			broken++
+		}
+	}
+	// A machine that stops for longer than an answer is held back lets some out.
+	if broken > 5 {
+		t.Errorf("%d of 30 answers broken, half of which were begun by an instance that died", broken)
 	}
 }

@@ -82,7 +82,8 @@ type Upstream struct {
 	settings atomic.Pointer[settings]
 	budget   budget
 	streams  streams
-	relays   sync.Pool                        // of *relay
+	relays   sync.Pool // of *relay
+	larges   larges
 	adaptive atomic.Pointer[adaptive.Limiter] // nil: none
 	flights  sync.Pool                        // of *flight
 }
