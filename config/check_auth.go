@@ -2,9 +2,11 @@ package config
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -53,7 +55,7 @@ func (b *builder) identifier(path, name string) {
 func (b *builder) checkConsumers(c *Config) {
 	b.unique("consumers", len(c.Consumers), func(i int) string { return c.Consumers[i].Name })
 	keys, ids, logins := map[string]string{}, map[string]string{}, map[string]string{}
-	claims, certs := map[ConsumerClaim]string{}, map[ConsumerCert]string{}
+	claims, certs := map[ConsumerClaim]string{}, map[certMark]string{}
 	for i, k := range c.Consumers {
 		p := at("consumers", i)
 		b.identifier(join(p, "name"), k.Name)
@@ -93,12 +95,153 @@ func (b *builder) checkConsumers(c *Config) {
 			claims[claim] = jp
 		}
 		for j, cert := range k.MTLS {
-			b.checkConsumerCert(certs, at(join(p, "mtls"), j), cert)
+			mp := at(join(p, "mtls"), j)
+			b.checkConsumerCert(certs, mp, cert)
+			b.checkVouching(c, mp, cert.Listeners)
+		}
+		if j := c.methodNaming(k.Name); j >= 0 {
+			b.bad(join(p, "name"), k.Name, CodeNameTwice, "begins with the consumer_prefix of the method "+c.Auth[j].Name+", whose callers would be taken for it", "")
+		}
+	}
+	for _, f := range c.confusedConsumers() {
+		if b.sound(f.Path) {
+			b.fault(f)
 		}
 	}
 }
 
-func (b *builder) checkConsumerCert(seen map[ConsumerCert]string, path string, c ConsumerCert) {
+// checkVouching checks the listeners whose issuers vouch for certificates.
+func (b *builder) checkVouching(c *Config, path string, names []string) {
+	for i, name := range names {
+		p := at(join(path, "listeners"), i)
+		l := slices.IndexFunc(c.Listen, func(l Listen) bool { return l.Name == name })
+		switch {
+		case slices.Contains(names[:i], name):
+			b.bad(p, name, CodeNameTwice, "is listed twice", "")
+		case l < 0:
+			var known []string
+			for _, l := range c.Listen {
+				known = append(known, l.Name)
+			}
+			b.bad(p, name, CodeReference, "is no listener (have: "+strings.Join(known, ", ")+")", didYouMean(name, known))
+		case c.Listen[l].vouchers() == "":
+			b.warn(p, CodeNoEffect, p+" has no effect: the listener "+name+" asks for no client certificates", "write tls: {client_auth: optional, client_ca_file: ...} there")
+		}
+	}
+}
+
+// vouchers returns the file of those who vouch for the listener's clients;
+// empty: it asks for no certificates.
+func (l Listen) vouchers() string {
+	if l.TLS == nil || l.TLS.ClientAuth == "none" || l.TLS.ClientCAFile == "" {
+		return ""
+	}
+	return filepath.Clean(l.TLS.ClientCAFile)
+}
+
+// vouching lists the listeners that ask for client certificates where not all
+// of them believe the same issuers; nothing where they do.
+func (c *Config) vouching() (listeners []string) {
+	files := map[string]bool{}
+	for _, l := range c.Listen {
+		if file := l.vouchers(); file != "" {
+			files[file] = true
+			listeners = append(listeners, l.Name)
+		}
+	}
+	if len(files) < 2 {
+		return nil
+	}
+	return listeners
+}
+
+// methodNaming returns the method of auth whose callers may get that name; -1:
+// none.
+func (c *Config) methodNaming(name string) int {
+	return slices.IndexFunc(c.Auth, func(m AuthMethod) bool {
+		prefix := m.namesBy()
+		return prefix != "" && strings.HasPrefix(name, prefix)
+	})
+}
+
+// namesBy returns what stands in front of the names that the method's
+// credentials give their holders.
+func (m AuthMethod) namesBy() string {
+	switch {
+	case m.JWT != nil:
+		return m.JWT.ConsumerPrefix
+	case m.Introspection != nil:
+		return m.Introspection.ConsumerPrefix
+	case m.MTLS != nil:
+		return m.MTLS.ConsumerPrefix
+	}
+	return ""
+}
+
+// Confused returns what would let one caller be taken for another: certificates
+// that do not say which listener's issuers vouch for them, and credentials that
+// may name their holders as a consumer of Consul's KV store was named that is
+// there no more.
+func (c *Config) Confused() error {
+	var faults []error
+	for _, f := range append(c.confusedConsumers(), c.confusedMethods()...) {
+		faults = append(faults, errors.New(f.Message))
+	}
+	return errors.Join(faults...)
+}
+
+func (c *Config) confusedConsumers() (faults []Fault) {
+	for i, k := range c.Consumers {
+		faults = append(faults, c.unvouched(at("consumers", i), k)...)
+	}
+	return faults
+}
+
+// unvouched returns what is missing at the certificates of a consumer that
+// stands at path.
+func (c *Config) unvouched(path string, k Consumer) (faults []Fault) {
+	several := c.vouching()
+	for i, cert := range k.MTLS {
+		if several != nil && len(cert.Listeners) == 0 {
+			faults = append(faults, unsaidListeners(at(join(path, "mtls"), i), several))
+		}
+	}
+	return faults
+}
+
+func (c *Config) confusedMethods() (faults []Fault) {
+	several := c.vouching()
+	unsaid := func(path, names string) {
+		if c.KV.Consumers != "" {
+			faults = append(faults, Fault{Path: path, Code: CodeMissing, Hint: "write consumer_prefix: \"NAME:\"",
+				Message: path + " has no consumer_prefix, and consumers come and go in Consul (kv.consumers): " + names + " could name its holder as one that is gone"})
+		}
+	}
+	for i, m := range c.Auth {
+		p := at("auth", i)
+		switch {
+		case m.JWT != nil && m.JWT.ConsumerClaim != "" && m.JWT.ConsumerPrefix == "":
+			unsaid(join(p, "jwt"), "a token")
+		case m.Introspection != nil && m.Introspection.ConsumerClaim != "" && m.Introspection.ConsumerPrefix == "":
+			unsaid(join(p, "introspection"), "a token")
+		case m.MTLS != nil && m.MTLS.ConsumerFrom != "none":
+			if m.MTLS.ConsumerPrefix == "" {
+				unsaid(join(p, "mtls"), "a certificate")
+			}
+			if several != nil && len(m.MTLS.Listeners) == 0 {
+				faults = append(faults, unsaidListeners(join(p, "mtls"), several))
+			}
+		}
+	}
+	return faults
+}
+
+func unsaidListeners(path string, several []string) Fault {
+	return Fault{Path: path, Code: CodeMissing, Hint: fmt.Sprintf("write listeners: [%s], or whichever are meant", several[0]),
+		Message: fmt.Sprintf("%s does not say which listeners' issuers vouch for it, and those of %s have different client_ca_file", path, strings.Join(several, ", "))}
+}
+
+func (b *builder) checkConsumerCert(seen map[certMark]string, path string, c ConsumerCert) {
 	given := 0
 	for _, text := range []string{c.Subject, c.SAN, c.SPIFFE} {
 		if text != "" {
@@ -117,11 +260,11 @@ func (b *builder) checkConsumerCert(seen map[ConsumerCert]string, path string, c
 			b.bad(join(path, "spiffe"), c.SPIFFE, CodeFormat, "is no SPIFFE id (want spiffe://TRUST-DOMAIN/PATH)", "")
 		}
 	}
-	if first, ok := seen[c.alike()]; ok {
+	if first, ok := seen[c.mark()]; ok {
 		b.bad(path, c.Subject+c.SAN+c.SPIFFE, CodeNameTwice, "makes a certificate two consumers: "+first+" has the same", "")
 		return
 	}
-	seen[c.alike()] = path
+	seen[c.mark()] = path
 }
 
 // taken reports a value that an earlier element of any consumer has.
@@ -192,12 +335,18 @@ func (b *builder) checkMethods(c *Config) {
 			b.checkMTLS(c, join(p, "mtls"), *m.MTLS)
 		}
 	}
+	for _, f := range c.confusedMethods() {
+		if b.sound(f.Path) {
+			b.fault(f)
+		}
+	}
 }
 
 func (b *builder) checkMTLS(c *Config, path string, m MTLSMethod) {
 	if m.ConsumerPrefix != "" {
 		b.identifier(join(path, "consumer_prefix"), m.ConsumerPrefix)
 	}
+	b.checkVouching(c, path, m.Listeners)
 	asked := func(l Listen) bool { return l.TLS != nil && l.TLS.ClientAuth != "none" }
 	if !slices.ContainsFunc(c.Listen, asked) {
 		b.warn(path, CodeNoEffect, path+" knows nobody: no listener asks for client certificates", "write tls: {client_auth: optional, client_ca_file: ...} at a listener")

@@ -239,12 +239,13 @@ type ConsumerClaim struct {
 	Equals string `yaml:"equals" required:"true"` // the claim's text, or one of its list
 }
 
-// ConsumerCert makes client certificates a consumer's, by exactly one of its
-// keys.
+// ConsumerCert makes client certificates a consumer's, by exactly one of
+// subject, san and spiffe.
 type ConsumerCert struct {
-	Subject string `yaml:"subject"` // the common name, or the whole name as "CN=orders,O=Example"
-	SAN     string `yaml:"san"`     // one of its alternative names: DNS name, e-mail address, IP address or URI
-	SPIFFE  string `yaml:"spiffe"`  // its SPIFFE id, as spiffe://example.org/orders
+	Subject   string   `yaml:"subject"`   // the common name, or the whole name as "CN=orders,O=Example"
+	SAN       string   `yaml:"san"`       // one of its alternative names: DNS name, e-mail address, IP address or URI
+	SPIFFE    string   `yaml:"spiffe"`    // its SPIFFE id, as spiffe://example.org/orders
+	Listeners []string `yaml:"listeners"` // whose client_ca_file vouches for it; needed where listeners have different ones
 }
 
 // AuthMethod is a named way to find out who calls: exactly one of its
@@ -273,8 +274,9 @@ type BasicMethod struct {
 // MTLSMethod knows callers by the client certificate that the listener has
 // verified.
 type MTLSMethod struct {
-	ConsumerFrom   string `yaml:"consumer_from" enum:"none|common_name|dns|email|uri|spiffe"` // what names the caller where no consumer's mtls matches; none: it is refused
-	ConsumerPrefix string `yaml:"consumer_prefix"`                                            // in front of that name, to tell issuers apart
+	ConsumerFrom   string   `yaml:"consumer_from" enum:"none|common_name|dns|email|uri|spiffe"` // what names the caller where no consumer's mtls matches; none: it is refused
+	ConsumerPrefix string   `yaml:"consumer_prefix"`                                            // in front of that name, to tell issuers apart; needed with kv.consumers
+	Listeners      []string `yaml:"listeners"`                                                  // where certificates name callers so; needed where listeners have different client_ca_file
 }
 
 // JWTMethod says which tokens are accepted (RFC 7519), from Authorization:
@@ -301,7 +303,7 @@ type TokenRules struct {
 	RequiredClaims []Claim       `yaml:"required_claims"`                        // all of them
 	Scopes         []string      `yaml:"scopes"`                                 // all of which every token needs, in scope or scp
 	ConsumerClaim  string        `yaml:"consumer_claim"`                         // whose text names the caller where no consumer's claims match
-	ConsumerPrefix string        `yaml:"consumer_prefix"`                        // in front of that name, to tell issuers apart
+	ConsumerPrefix string        `yaml:"consumer_prefix"`                        // in front of that name, to tell issuers apart; needed with kv.consumers
 	GroupsClaim    string        `yaml:"groups_claim"`                           // whose list adds groups; empty: tokens bring none
 	RolesClaim     string        `yaml:"roles_claim"`                            // whose list adds roles; empty: tokens bring none
 	ForwardClaims  []string      `yaml:"forward_claims"`                         // that instances get as X-Consumer-Claim-NAME

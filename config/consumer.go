@@ -2,8 +2,10 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -15,12 +17,12 @@ const maxConsumer = 64 << 10
 // ParseConsumer reads one consumer from a text of its own, as a key of
 // Consul's KV store: what stands below an element of consumers, in YAML or
 // JSON, by the same rules. key stands for the text in messages. The consumer
-// has the given name, and may repeat it. methods are those of the configuration
-// that it is for. The text refers to nothing outside.
-func ParseConsumer(key, name string, text []byte, methods []AuthMethod) (Consumer, error) {
+// has the given name, and may repeat it. It is for the configuration cfg, whose
+// methods and listeners it may name. The text refers to nothing outside.
+func ParseConsumer(key, name string, text []byte, cfg *Config) (Consumer, error) {
 	s := &source{name: key, text: text}
 	b := newBuilder(LoadOptions{Pure: true}, []*source{s})
-	c, err := b.consumer(s, name, methods)
+	c, err := b.consumer(s, name, cfg)
 	if err != nil {
 		return c, err
 	}
@@ -36,7 +38,7 @@ func ParseConsumer(key, name string, text []byte, methods []AuthMethod) (Consume
 	return c, nil
 }
 
-func (b *builder) consumer(s *source, name string, methods []AuthMethod) (Consumer, error) {
+func (b *builder) consumer(s *source, name string, cfg *Config) (Consumer, error) {
 	if len(s.text) > maxConsumer {
 		return Consumer{}, fmt.Errorf("%s is larger than %d bytes", s.name, maxConsumer)
 	}
@@ -66,8 +68,8 @@ func (b *builder) consumer(s *source, name string, methods []AuthMethod) (Consum
 	if len(c.Consumers) != 1 {
 		return Consumer{}, nil
 	}
-	c.Auth = methods
-	b.methods = methods
+	c.Auth, c.Listen = cfg.Auth, cfg.Listen
+	b.methods = cfg.Auth
 	b.required(reflect.ValueOf(c).Elem(), "")
 	b.checkConsumers(c)
 	if got := c.Consumers[0].Name; got != name && got != "" {
@@ -91,7 +93,10 @@ func scalarNode(text string, at *yaml.Node) *yaml.Node {
 
 // Crowd is a growing set of consumers, none of which takes what another has:
 // a name, a key, a login, or what makes a token or a certificate a consumer's.
+// None of them can be confused with callers that methods name, or whose
+// certificates another listener's issuers vouch for.
 type Crowd struct {
+	cfg   *Config
 	list  []Consumer
 	taken map[mark]string
 }
@@ -99,9 +104,9 @@ type Crowd struct {
 type mark struct{ what, value string }
 
 // NewCrowd returns the crowd of a configuration's own consumers.
-func NewCrowd(consumers []Consumer) *Crowd {
-	c := &Crowd{list: consumers[:len(consumers):len(consumers)], taken: map[mark]string{}}
-	for _, one := range consumers {
+func NewCrowd(cfg *Config) *Crowd {
+	c := &Crowd{cfg: cfg, list: slices.Clip(cfg.Consumers), taken: map[mark]string{}}
+	for _, one := range cfg.Consumers {
 		for _, m := range one.marks() {
 			c.taken[m] = one.Name
 		}
@@ -115,6 +120,12 @@ func (c *Crowd) Consumers() []Consumer { return c.list }
 // Add adds a consumer, or says what of it another has. The error holds no
 // secret.
 func (c *Crowd) Add(one Consumer) error {
+	if i := c.cfg.methodNaming(one.Name); i >= 0 {
+		return fmt.Errorf("its name begins with the consumer_prefix of the method %s, whose callers would be taken for it", c.cfg.Auth[i].Name)
+	}
+	if f := c.cfg.unvouched("", one); len(f) > 0 {
+		return errors.New(f[0].Message)
+	}
 	marks := one.marks()
 	for _, m := range marks {
 		if owner, ok := c.taken[m]; ok {
@@ -145,15 +156,16 @@ func (k Consumer) marks() []mark {
 		out = append(out, mark{"claim", c.Method + " " + c.Claim + "=" + c.Equals})
 	}
 	for _, c := range k.MTLS {
-		out = append(out, mark{"certificate", cmp.Or(c.Subject, c.alike().SAN)})
+		out = append(out, mark{"certificate", cmp.Or(c.Subject, c.mark().san)})
 	}
 	return out
 }
 
-// alike returns what is equal for all that make the same certificates a
-// consumer's.
-func (c ConsumerCert) alike() ConsumerCert {
-	return ConsumerCert{Subject: c.Subject, SAN: cmp.Or(FoldSAN(c.SAN), c.SPIFFE)}
+// certMark is equal for all that make the same certificates a consumer's.
+type certMark struct{ subject, san string }
+
+func (c ConsumerCert) mark() certMark {
+	return certMark{c.Subject, cmp.Or(FoldSAN(c.SAN), c.SPIFFE)}
 }
 
 // FoldSAN gives DNS names, of which case means nothing, one spelling. URIs and

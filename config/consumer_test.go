@@ -26,7 +26,7 @@ func TestCrowdKeepsCertificates(t *testing.T) {
 		{config.ConsumerCert{Subject: "acme"}, config.ConsumerCert{Subject: "Acme"}, false},
 		{config.ConsumerCert{SAN: "A@example.com"}, config.ConsumerCert{SAN: "a@example.com"}, false},
 	} {
-		err := config.NewCrowd([]config.Consumer{one("filed", tt.first)}).Add(one("later", tt.second))
+		err := config.NewCrowd(&config.Config{Consumers: []config.Consumer{one("filed", tt.first)}}).Add(one("later", tt.second))
 		if (err != nil) != tt.taken || tt.taken && !strings.Contains(err.Error(), "filed") {
 			t.Errorf("%+v after %+v: %v", tt.second, tt.first, err)
 		}

@@ -106,6 +106,7 @@ type App struct {
 	overrides overrides       // what else they hold
 	limited   limited         // whom the limiter limits most
 	served    []config.Listen // the public listeners, which a reload leaves as they are
+	kv        config.KV       // likewise
 	level     slog.Level      // of the log, as the configuration has it
 	ready     chan struct{}   // closed when the app is first ready
 	once      sync.Once
@@ -139,7 +140,7 @@ func New(cfg *config.Config, o Options) (_ *App, err error) {
 	if o.Level != nil {
 		a.level = o.Level.Level()
 	}
-	a.served = cfg.Listen
+	a.served, a.kv = cfg.Listen, cfg.KV
 	a.events = admin.NewEvents(eventsKept)
 	a.metrics = metrics.New(metrics.Options{Version: o.Version, Reasons: reasons(), Log: a.log, NativeHistograms: cfg.Metrics.NativeHistograms, MaxSeries: cfg.Metrics.MaxSeries})
 	a.catalog = discovery.NewCatalog()
@@ -204,6 +205,10 @@ func replicaID() string {
 // build thinks a configuration through: everything that can fail, and nothing
 // that is live.
 func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
+	served := a.asServed(cfg)
+	if err := served.Confused(); err != nil {
+		return nil, nil, fmt.Errorf("with the listeners and kv of the start: %w", err)
+	}
 	p, err := a.upstreams.plan(cfg)
 	if err != nil {
 		return nil, nil, err
@@ -217,7 +222,7 @@ func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if all, partial := a.consumers.join(cfg); a.consumers != nil {
+	if all, partial := a.consumers.join(served); a.consumers != nil {
 		if err := who.SetConsumers(all, partial); err != nil {
 			return nil, nil, err
 		}
@@ -232,6 +237,14 @@ func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
 		Upstream:  p.get,
 	})
 	return p, table, err
+}
+
+// asServed returns a configuration with what only a restart takes over as it was
+// at the start: whom callers may be taken for is judged by that.
+func (a *App) asServed(cfg *config.Config) *config.Config {
+	served := *cfg
+	served.Listen, served.KV = a.served, a.kv
+	return &served
 }
 
 // take makes what build returned the live state. It cannot fail.
@@ -533,6 +546,7 @@ func (a *App) Reload(source string) error {
 	// Nothing below this line can fail.
 	a.take(source, cfg, p, table)
 	a.current.Store(&loaded{config: cfg, at: time.Now()})
+	a.rejudge()
 	a.announce(cfg)
 	a.log.Info("reloaded", "source", source, "config", cfg.Hash, "routes", len(cfg.Routes))
 	if keys := old.config.NeedsRestart(cfg); len(keys) > 0 {

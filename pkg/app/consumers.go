@@ -112,7 +112,7 @@ func (c *consumers) set(cfg *config.Config, pairs []consul.Pair, index uint64) (
 func judge(cfg *config.Config, prefix string, p consul.Pair) (config.Consumer, error) {
 	name := strings.TrimPrefix(p.Key, prefix)
 	name = name[strings.LastIndexByte(name, '/')+1:]
-	one, err := config.ParseConsumer(p.Key, name, p.Value, cfg.Auth)
+	one, err := config.ParseConsumer(p.Key, name, p.Value, cfg)
 	if err == nil {
 		err = identity.CheckConsumer(one)
 	}
@@ -122,13 +122,14 @@ func judge(cfg *config.Config, prefix string, p consul.Pair) (config.Consumer, e
 // join returns the consumers of a configuration and of the store, and whether
 // some are not known yet. The configuration's come first: what one of the store
 // takes from them, or from another key, costs that one.
+// cfg is as it is served.
 func (c *consumers) join(cfg *config.Config) (all []config.Consumer, partial bool) {
 	if c == nil {
 		return cfg.Consumers, false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	crowd := config.NewCrowd(cfg.Consumers)
+	crowd := config.NewCrowd(cfg)
 	clear(c.taken)
 	for _, key := range slices.Sorted(maps.Keys(c.good)) {
 		if err := crowd.Add(*c.good[key]); err != nil {
@@ -232,7 +233,7 @@ func (a *App) takeConsumers(pairs []consul.Pair, index uint64) {
 
 // joinConsumers is takeConsumers with reloading held.
 func (a *App) joinConsumers(pairs []consul.Pair, index uint64) {
-	cfg := a.current.Load().config
+	cfg := a.asServed(a.current.Load().config)
 	before := a.consumers.withoutPlace()
 	changes := a.consumers.set(cfg, pairs, index)
 	all, partial := a.consumers.join(cfg)

@@ -96,6 +96,7 @@ func (h *Handler) Explain(ctx context.Context, c config.Listen, q Question) (*Ex
 	}
 	l := h.Listener(c).(*listener)
 	x := middleware.NewExchange(nowhere{}, time.Now())
+	x.Listener = l.name
 	e := &Explanation{Method: r.Method, Query: r.URL.RawQuery}
 	l.trusted.Apply(x, r)
 	e.Refusal = l.check(x, r)

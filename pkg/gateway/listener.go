@@ -22,6 +22,7 @@ import (
 func (h *Handler) Listener(c config.Listen) http.Handler {
 	l := &listener{
 		handler:    h,
+		name:       c.Name,
 		trusted:    forwarded.New(c.TrustedProxies),
 		keepSlash:  c.EncodedSlash == "keep",
 		closed:     c.Default == "deny",
@@ -55,6 +56,7 @@ func (h *Handler) Refusals(c config.Listen) Refuse {
 
 type listener struct {
 	handler    *Handler
+	name       string
 	trusted    *forwarded.Trusted
 	keepSlash  bool
 	closed     bool // routes without auth are not served
@@ -73,6 +75,7 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ex = new(middleware.Exchange)
 	}
 	ex.Begin(w, time.Now())
+	ex.Listener = l.name
 	alone := r.Body == nil || r.Body == http.NoBody
 	if _, shown := r.Header[TraceHeader]; shown {
 		l.shown(ex, r)

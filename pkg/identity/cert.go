@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/proconsul/proconsul/config"
@@ -16,39 +17,57 @@ type certMethod struct {
 	name   string
 	from   string // what names the caller where it is no consumer's; none: nothing
 	prefix string
+	at     []string // listeners where it does; none: everywhere
 	people *people
 }
 
 // certs are the consumers that certificates are, by what is in them.
-type certs struct{ bySubject, bySAN, bySPIFFE map[string]*Identity }
+type certs struct{ bySubject, bySAN, bySPIFFE map[string]vouchedCert }
+
+// vouchedCert is whose a certificate is, where one of the listeners' issuers
+// has vouched for it; without listeners, any.
+type vouchedCert struct {
+	identity  *Identity
+	listeners []string
+}
 
 func newCerts() certs {
-	return certs{map[string]*Identity{}, map[string]*Identity{}, map[string]*Identity{}}
+	return certs{map[string]vouchedCert{}, map[string]vouchedCert{}, map[string]vouchedCert{}}
 }
 
 func (c certs) add(cert config.ConsumerCert, id *Identity) {
+	v := vouchedCert{id, cert.Listeners}
 	switch {
 	case cert.Subject != "":
-		c.bySubject[cert.Subject] = id
+		c.bySubject[cert.Subject] = v
 	case cert.SAN != "":
-		c.bySAN[config.FoldSAN(cert.SAN)] = id
+		c.bySAN[config.FoldSAN(cert.SAN)] = v
 	case cert.SPIFFE != "":
-		c.bySPIFFE[cert.SPIFFE] = id
+		c.bySPIFFE[cert.SPIFFE] = v
 	}
 }
 
 func (m *certMethod) Name() string { return m.name }
 
 func (m *certMethod) Identify(r *http.Request) (*Identity, error) {
+	return m.IdentifyFrom(r, Origin{})
+}
+
+// IdentifyFrom implements Placed: listeners may believe different issuers, and
+// what one of them vouches for is nothing to another.
+func (m *certMethod) IdentifyFrom(r *http.Request, from Origin) (*Identity, error) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return nil, ErrMissing
 	}
 	leaf := r.TLS.VerifiedChains[0][0]
 	all := m.people.Load()
-	if id := all.certs.find(leaf); id != nil {
+	if id := all.certs.find(leaf, from.Listener); id != nil {
 		return id, nil
 	}
-	name := m.nameOf(leaf)
+	name := ""
+	if counts(m.at, from.Listener) {
+		name = m.nameOf(leaf)
+	}
 	switch {
 	case all.partial:
 		return nil, errPartial
@@ -60,32 +79,43 @@ func (m *certMethod) Identify(r *http.Request) (*Identity, error) {
 	return (&Identity{Consumer: m.prefix + name}).sealed(), nil
 }
 
-// find returns the consumer that the certificate is: the most telling name
-// decides where several would.
-func (c certs) find(leaf *x509.Certificate) *Identity {
+// counts reports whether what is meant for some listeners counts at one.
+func counts(listeners []string, listener string) bool {
+	return len(listeners) == 0 || slices.Contains(listeners, listener)
+}
+
+// find returns the consumer that the certificate is at that listener: the most
+// telling name decides where several would.
+func (c certs) find(leaf *x509.Certificate, listener string) *Identity {
+	in := func(known map[string]vouchedCert, name string) *Identity {
+		if v, ok := known[name]; ok && counts(v.listeners, listener) {
+			return v.identity
+		}
+		return nil
+	}
 	if len(c.bySPIFFE) > 0 {
-		if id := c.bySPIFFE[spiffeID(leaf)]; id != nil {
+		if id := in(c.bySPIFFE, spiffeID(leaf)); id != nil {
 			return id
 		}
 	}
 	if len(c.bySAN) > 0 {
 		for _, u := range leaf.URIs {
-			if id := c.bySAN[u.String()]; id != nil {
+			if id := in(c.bySAN, u.String()); id != nil {
 				return id
 			}
 		}
 		for _, name := range leaf.DNSNames {
-			if id := c.bySAN[strings.ToLower(name)]; id != nil {
+			if id := in(c.bySAN, strings.ToLower(name)); id != nil {
 				return id
 			}
 		}
 		for _, name := range leaf.EmailAddresses {
-			if id := c.bySAN[name]; id != nil {
+			if id := in(c.bySAN, name); id != nil {
 				return id
 			}
 		}
 		for _, ip := range leaf.IPAddresses {
-			if id := c.bySAN[ip.String()]; id != nil {
+			if id := in(c.bySAN, ip.String()); id != nil {
 				return id
 			}
 		}
@@ -95,12 +125,12 @@ func (c certs) find(leaf *x509.Certificate) *Identity {
 	}
 	// A common name that looks like a whole name is escaped in the whole name,
 	// and none that is written with an equals sign is a common name.
-	if cn := leaf.Subject.CommonName; !strings.Contains(cn, "=") {
-		if id := c.bySubject[cn]; cn != "" && id != nil {
+	if cn := leaf.Subject.CommonName; cn != "" && !strings.Contains(cn, "=") {
+		if id := in(c.bySubject, cn); id != nil {
 			return id
 		}
 	}
-	return c.bySubject[leaf.Subject.String()]
+	return in(c.bySubject, leaf.Subject.String())
 }
 
 // spiffeID returns the certificate's SPIFFE id. A certificate with another URI

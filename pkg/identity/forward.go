@@ -17,10 +17,11 @@ import (
 	"github.com/proconsul/proconsul/config"
 )
 
-// Origin is what a request does not say of itself: where it comes from and by
-// which scheme and for which host, after trusted proxies.
+// Origin is what a request does not say of itself: where it comes from, to
+// which listener, and by which scheme and for which host, after trusted proxies.
 type Origin struct {
 	Client       netip.Addr
+	Listener     string // its name
 	Scheme, Host string
 }
 
@@ -29,6 +30,10 @@ type Origin struct {
 type Placed interface {
 	IdentifyFrom(r *http.Request, from Origin) (*Identity, error)
 }
+
+// Asks reports whether a method leaves the decision about the whole request to
+// somebody else.
+func Asks(m Method) bool { _, ok := m.(*forwardMethod); return ok }
 
 // Answered is a refusal that somebody else has worded: the client gets it as it
 // is.

@@ -216,7 +216,7 @@ func New(cfg *config.Config, keys *Keys, via Via) (*Directory, error) {
 		case m.Basic != nil:
 			d.methods[m.Name] = &basicMethod{name: m.Name, realm: m.Basic.Realm, people: d.people, passwords: keys.passwords}
 		case m.MTLS != nil:
-			d.methods[m.Name] = &certMethod{name: m.Name, from: m.MTLS.ConsumerFrom, prefix: m.MTLS.ConsumerPrefix, people: d.people}
+			d.methods[m.Name] = &certMethod{name: m.Name, from: m.MTLS.ConsumerFrom, prefix: m.MTLS.ConsumerPrefix, at: m.MTLS.Listeners, people: d.people}
 		case m.JWT != nil:
 			err = d.addToken(*m.JWT, rules{name: m.Name, issuer: m.JWT.Issuer, c: m.JWT.TokenRules, asked: asked, people: d.people}, keys)
 		case m.Introspection != nil:

@@ -5,8 +5,8 @@
 // A middleware may rely on this, and on no more:
 //
 //   - Of(w) is the request's Exchange however many writers stand around it. The
-//     fields that the front fills (ClientIP, Trusted, Scheme, Host, Path, Route,
-//     Upstream) are there before the first middleware runs; RequestID, Consumer
+//     fields that the front fills (ClientIP, Trusted, Listener, Scheme, Host, Path,
+//     Route, Upstream) are there before the first middleware runs; RequestID, Consumer
 //     and what tells of the answer from the step on that sets them.
 //   - A request belongs to its middlewares while the handler runs: its header may
 //     be changed in place, and next may be given another request with the same
@@ -56,6 +56,7 @@ type Exchange struct {
 	RequestID string
 	ClientIP  netip.Addr // after trusted proxies, unmapped, without zone
 	Trusted   bool       // the direct peer is in trusted_proxies
+	Listener  string     // by its name
 	Scheme    string     // http or https, after trusted proxies
 	Host      string     // canonical: lower case, no port, no trailing dot
 	Path      string     // normalised, still escaped: what matching saw

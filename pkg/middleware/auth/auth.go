@@ -134,8 +134,7 @@ func compile(cfg config.Auth, methods func(name string) (identity.Method, error)
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
-	placed := func(m identity.Method) bool { _, ok := m.(identity.Placed); return ok }
-	g.toldMethod = g.byMethod != nil || slices.ContainsFunc(g.allOf, placed) || slices.ContainsFunc(g.anyOf, placed)
+	g.toldMethod = g.byMethod != nil || slices.ContainsFunc(g.allOf, identity.Asks) || slices.ContainsFunc(g.anyOf, identity.Asks)
 	return g, nil
 }
 
@@ -254,7 +253,7 @@ func identify(m identity.Method, r *http.Request, x *middleware.Exchange) (*iden
 	if !ok || x == nil {
 		return m.Identify(r)
 	}
-	return p.IdentifyFrom(r, identity.Origin{Client: x.ClientIP, Scheme: x.Scheme, Host: x.Host})
+	return p.IdentifyFrom(r, identity.Origin{Client: x.ClientIP, Listener: x.Listener, Scheme: x.Scheme, Host: x.Host})
 }
 
 // unauthenticated is the answer where a method failed that should not have.
