@@ -159,7 +159,7 @@ func (a *attempt) perform() bool {
 	}
 	defer b.follow(c) // now, since the next request may come long after
 	if b.claim(a.config) {
-		direct{}.pass(c, a)
+		direct{}.pass(c, a, time.Now())
 		return true
 	}
 	for range admissions {
@@ -170,7 +170,7 @@ func (a *attempt) perform() bool {
 			return false
 		}
 	}
-	direct{}.pass(c, a)
+	direct{}.pass(c, a, time.Now())
 	return true
 }
 

@@ -339,13 +339,13 @@ func TestProbeThatDoesNotSucceed(t *testing.T) {
 
 // What the client does, or the gateway, says nothing of the service.
 func TestNeutral(t *testing.T) {
-	uploads := func(body io.Reader) func(context.Context) *http.Request {
+	uploads := func(body func() io.Reader) func(context.Context) *http.Request {
 		return func(ctx context.Context) *http.Request {
-			r, _ := http.NewRequestWithContext(ctx, http.MethodPost, "http://orders.test/", io.NopCloser(body))
+			r, _ := http.NewRequestWithContext(ctx, http.MethodPost, "http://orders.test/", io.NopCloser(body()))
 			return r
 		}
 	}
-	plain := func(ctx context.Context) *http.Request { return uploads(http.NoBody)(ctx) }
+	plain := uploads(func() io.Reader { return http.NoBody })
 	drain := via(func(r *http.Request) (*http.Response, error) {
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			return nil, err
@@ -364,8 +364,12 @@ func TestNeutral(t *testing.T) {
 			<-r.Context().Done()
 			return nil, &url.Error{Op: "Get", Err: r.Context().Err()}
 		}, func(cancel context.CancelFunc) { time.AfterFunc(time.Millisecond, cancel) }},
-		{"upload breaks", uploads(io.MultiReader(strings.NewReader("half"), broke{io.ErrUnexpectedEOF})), drain, nil},
-		{"upload too large", uploads(http.MaxBytesReader(nil, io.NopCloser(strings.NewReader("too much")), 3)), drain, nil},
+		{"upload breaks", uploads(func() io.Reader {
+			return io.MultiReader(strings.NewReader("half"), broke{io.ErrUnexpectedEOF})
+		}), drain, nil},
+		{"upload too large", uploads(func() io.Reader {
+			return http.MaxBytesReader(nil, io.NopCloser(strings.NewReader("too much")), 3)
+		}), drain, nil},
 	}
 	engines(t, func(t *testing.T, engine string) {
 		for _, tt := range tests {

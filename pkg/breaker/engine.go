@@ -65,31 +65,49 @@ func (command) do(c *circuit, a *attempt) bool {
 	}
 }
 
-// direct asks and tells the same circuit from the caller's goroutine.
+// direct asks and tells the same circuit from the caller's goroutine. While the
+// service is calm there is nothing to ask, since only errors open a circuit, and
+// successes are not told: each would cost hystrix several microseconds, two
+// goroutines among them. The first error ends that. hystrix then knows of fewer
+// requests than there were and may open too soon, which the window undoes.
 type direct struct{}
 
 func (direct) do(c *circuit, a *attempt) bool {
+	now := time.Now()
+	if a.b.calm(now) {
+		direct{}.pass(c, a, now)
+		return true
+	}
 	if !c.breaker.AllowRequest() {
 		// No event: the circuit is open, so the number would be forgotten at
 		// its closing, or, still queued then, be the first error after it.
 		return false
 	}
-	direct{}.pass(c, a)
+	direct{}.pass(c, a, now)
 	return true
 }
 
 // pass makes the attempt without asking.
-func (direct) pass(c *circuit, a *attempt) {
-	start := time.Now()
+func (direct) pass(c *circuit, a *attempt, start time.Time) {
+	b := a.b
 	switch a.run(context.Background()) {
 	case nil:
-		a.b.tell(c, eventSuccess, start, time.Since(start))
+		if !b.calm(start) {
+			b.tell(c, eventSuccess, start, time.Since(start))
+		}
 	case hystrix.ErrTimeout:
-		a.b.tell(c, eventTimeout, start, time.Since(start))
+		b.tell(c, eventTimeout, start, time.Since(start))
 	case context.Canceled:
 	default:
-		a.b.tell(c, eventFailure, start, time.Since(start))
+		b.tell(c, eventFailure, start, time.Since(start))
 	}
+}
+
+// calm reports whether the circuit is closed and stays so: there has been no
+// error for as long as hystrix remembers one.
+func (b *Breaker) calm(now time.Time) bool {
+	_, s := b.current()
+	return s == Closed && !b.suspect.Load() && !b.due.Load() && b.window.calm(now)
 }
 
 // tell reports one event to hystrix and counts it where hystrix loses it.

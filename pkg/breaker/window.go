@@ -2,12 +2,17 @@ package breaker
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
 	windowBuckets = 10
 	windowBucket  = time.Second
+
+	// remembered is how long hystrix may hold an error against a circuit: its
+	// ten buckets, whole seconds of the wall clock, and what its queue lags.
+	remembered = 12 * time.Second
 )
 
 // window counts attempts and errors of the last ten seconds, in buckets of
@@ -20,6 +25,9 @@ const (
 // errors for as long as it was set back.
 type window struct {
 	base time.Time // when the first bucket began, with a monotonic reading
+
+	// erred is when the last error was counted, in ns since base; 0: never.
+	erred atomic.Int64
 
 	mu      sync.Mutex
 	buckets [windowBuckets]bucket
@@ -45,7 +53,15 @@ func (w *window) add(now time.Time, failed bool) {
 	b.requests++
 	if failed {
 		b.errs++
+		w.erred.Store(max(1, int64(now.Sub(w.base))))
 	}
+}
+
+// calm reports whether there has been no error for so long that hystrix knows
+// of none either.
+func (w *window) calm(now time.Time) bool {
+	at := w.erred.Load()
+	return at == 0 || now.Sub(w.base)-time.Duration(at) > remembered
 }
 
 // sum returns what was counted in the bucket of now and the nine before it.
