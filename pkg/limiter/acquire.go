@@ -274,7 +274,9 @@ func (l *Limiter) serve(e *entry, now instant) {
 			continue
 		}
 		if ls, left, ok := e.takeLeased(w.policy, now, w.cost); ok {
-			w.answer <- answer{true, ls.decision(e, now.mono, left, w.cost), ls.expires}
+			a := answer{known: true, expires: ls.expires}
+			ls.decide(e, now.mono, left, w.cost, &a.decision)
+			w.answer <- a
 			continue
 		}
 		e.waiters[n] = w

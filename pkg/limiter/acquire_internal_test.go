@@ -89,7 +89,8 @@ func (w *world) callOwn(o *op) (r reply) {
 	if o.sync == 0 {
 		return r
 	}
-	d := w.own.takeOwn(w.p, now, o.sync, Own, func(limit int64) int64 { return limit }, 1)
+	var d Decision
+	w.own.takeOwn(w.p, now, o.sync, Own, whole, 1, &d)
 	if r.retry = d.RetryAfter.Microseconds(); d.Allowed {
 		r.granted = o.sync
 		for i := range w.p.specs {

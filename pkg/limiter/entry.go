@@ -88,10 +88,10 @@ func (b *budgets) fill(d *Decision, now, held int64) {
 	}
 }
 
-func (d *denial) decision(now int64) Decision {
-	out := Decision{Source: Store, RetryAfter: micros(max(1, d.retry-now))}
-	d.budgets.fill(&out, now, 0)
-	return out
+func (no *denial) decide(now int64, d *Decision) {
+	*d = Decision{}
+	d.RetryAfter = micros(max(1, no.retry-now))
+	no.budgets.fill(d, now, 0)
 }
 
 // refund is an unspent rest of a lease.
@@ -154,8 +154,9 @@ func (e *entry) idle(now instant) bool {
 
 // takeOwn decides by the entry's own tallies: of each limit the part that
 // share says, with the refill of a token bucket divided by div.
-func (e *entry) takeOwn(p *Policy, now instant, cost int64, source Source, share func(int64) int64, div int64) Decision {
-	d := Decision{Allowed: true, Source: source, n: len(p.specs)}
+func (e *entry) takeOwn(p *Policy, now instant, cost int64, source Source, share func(int64) int64, div int64, d *Decision) {
+	*d = Decision{}
+	d.Allowed, d.Source, d.n = true, source, len(p.specs)
 	var wait int64
 	e.div = div
 	for i := range p.specs {
@@ -190,7 +191,6 @@ func (e *entry) takeOwn(p *Policy, now instant, cost int64, source Source, share
 		left, at := t.told.tell(t.remaining(s, limit), now.mono, now.mono+t.reset(s, now, limit, div))
 		d.limits[i] = Budget{left, micros(at - now.mono)}
 	}
-	return d
 }
 
 // told is what clients were last told of a limit: what is left of it never

@@ -30,7 +30,7 @@ func (l *Limiter) Peek(ctx context.Context, p *Policy, key string) Decision {
 	e := l.known(p, id)
 	now := l.now()
 	if l.store == nil {
-		return l.peekOwn(e, p, now, Own, func(limit int64) int64 { return limit }, 1)
+		return l.peekOwn(e, p, now, Own, whole, 1)
 	}
 	r, err := l.ask(ctx, p, id)
 	if err != nil {
@@ -44,7 +44,8 @@ func (l *Limiter) Peek(ctx context.Context, p *Policy, key string) Decision {
 	var held int64
 	if e != nil {
 		if denied := e.denied.Load(); denied != nil && denied.policy == p && now.mono < denied.until {
-			return denied.decision(now.mono)
+			denied.decide(now.mono, &d)
+			return d
 		}
 		if held = e.held(p, now); held > 0 {
 			d.Allowed, d.RetryAfter = true, 0
@@ -186,7 +187,8 @@ func (l *Limiter) peekOwn(e *entry, p *Policy, now instant, source Source, share
 	trial := &entry{tallies: tallies}
 	// A cost of nothing shows what is left; one token's wait, whether it is
 	// there.
-	d := trial.takeOwn(p, now, 0, source, share, div)
+	var d Decision
+	trial.takeOwn(p, now, 0, source, share, div, &d)
 	for i := range p.specs {
 		wait := tallies[i].wait(&p.specs[i], now, share(p.specs[i].limit), 1, div)
 		if wait == math.MaxInt64 {

@@ -26,10 +26,11 @@ type lease struct {
 // that no caller who is late can take one.
 const closed = math.MinInt64 / 2
 
-func (ls *lease) decision(e *entry, now, left, cost int64) Decision {
-	d := Decision{Allowed: true, Source: Store, origin: origin{entry: e, cost: cost, lease: ls}}
-	ls.budgets.fill(&d, now, left)
-	return d
+func (ls *lease) decide(e *entry, now, left, cost int64, d *Decision) {
+	*d = Decision{}
+	d.Allowed = true
+	d.origin.entry, d.origin.cost, d.origin.lease = e, cost, ls
+	ls.budgets.fill(d, now, left)
 }
 
 // serves reports whether callers under p may spend the lease: of what was taken

@@ -129,25 +129,33 @@ func (l *Limiter) mono() int64 { return int64(time.Since(l.start) / time.Microse
 // first the decision is made as if the store were away. A policy that delays
 // may take MaxDelay longer; a caller whose ctx ends meanwhile is denied and
 // leaves its place and its tokens to others.
-func (l *Limiter) Take(ctx context.Context, p *Policy, key string, cost int) Decision {
-	c := max(int64(cost), 1)
-	if c > p.least {
-		return Decision{Source: l.usual()}
-	}
-	e := l.entry(p, identity(key))
-	d := l.take(ctx, e, p, c)
-	if !d.Allowed {
-		l.deny(e, p, key)
-	}
+func (l *Limiter) Take(ctx context.Context, p *Policy, key string, cost int) (d Decision) {
+	l.takeOne(ctx, p, key, cost, &d)
 	return d
 }
 
-// take decides, and where the policy delays, after a wait.
-func (l *Limiter) take(ctx context.Context, e *entry, p *Policy, cost int64) Decision {
-	if p.delay == 0 {
-		return l.decide(ctx, e, p, cost)
+// takeOne is Take. Decisions are large, so they are filled where they end up:
+// the frames of all who pass one on would be memory that each request touches.
+func (l *Limiter) takeOne(ctx context.Context, p *Policy, key string, cost int, d *Decision) {
+	c := max(int64(cost), 1)
+	if c > p.least {
+		*d = Decision{}
+		d.Source = l.usual()
+		return
 	}
-	return l.throttle(ctx, e, p, cost)
+	e := l.entry(p, identity(key))
+	if l.take(ctx, e, p, c, d); !d.Allowed {
+		l.deny(e, p, key)
+	}
+}
+
+// take decides, and where the policy delays, after a wait.
+func (l *Limiter) take(ctx context.Context, e *entry, p *Policy, cost int64, d *Decision) {
+	if p.delay == 0 {
+		l.decide(ctx, e, p, cost, d)
+		return
+	}
+	l.throttle(ctx, e, p, cost, d)
 }
 
 // deny counts a denial for Top. Those from memory take no lock.
@@ -159,22 +167,24 @@ func (l *Limiter) deny(e *entry, p *Policy, key string) {
 }
 
 // decide decides at once.
-func (l *Limiter) decide(ctx context.Context, e *entry, p *Policy, c int64) Decision {
+func (l *Limiter) decide(ctx context.Context, e *entry, p *Policy, c int64, d *Decision) {
 	now := l.mono()
-	if d := e.refused(p, c, now); d != nil {
+	if no := e.refused(p, c, now); no != nil {
 		e.denies.Add(c)
-		return d.decision(now)
+		no.decide(now, d)
+		return
 	}
 	if ls := e.cur.Load(); ls != nil && now < ls.expires && ls.serves(p) {
 		if left := ls.tokens.Add(-c); left >= 0 {
 			if left <= ls.granted/2 && !ls.asked.Load() && ls.asked.CompareAndSwap(false, true) {
 				l.refill(e, p)
 			}
-			return ls.decision(e, now, left, c)
+			ls.decide(e, now, left, c, d)
+			return
 		}
 		ls.tokens.Add(c)
 	}
-	return l.takeSlow(ctx, e, p, c)
+	l.takeSlow(ctx, e, p, c, d)
 }
 
 // usual is the source of decisions when nothing is wrong.
@@ -207,27 +217,39 @@ func (l *Limiter) entry(p *Policy, id [16]byte) *entry {
 }
 
 // takeSlow decides under the entry's lock, by the store where it can be asked.
-func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64) Decision {
+func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64, d *Decision) {
 	now := l.now()
 	e.mu.Lock()
 	e.use(p)
 	e.touched = now.mono
 	if l.store == nil {
-		defer e.mu.Unlock()
-		return e.takeOwn(p, now, cost, Own, func(limit int64) int64 { return limit }, 1)
+		e.takeOwn(p, now, cost, Own, whole, 1, d)
+		e.mu.Unlock()
+		return
 	}
 	if ls, left, ok := e.takeLeased(p, now, cost); ok {
 		e.mu.Unlock()
-		return ls.decision(e, now.mono, left, cost)
+		ls.decide(e, now.mono, left, cost, d)
+		return
 	}
 	if !l.store.reach(e) {
-		defer e.mu.Unlock()
-		return l.fallback(e, p, now, cost)
+		l.fallback(e, p, now, cost, d)
+		e.mu.Unlock()
+		return
 	}
 	w := &waiter{policy: p, cost: cost, answer: make(chan answer, 1)}
 	l.join(e, w, now)
 	e.mu.Unlock()
+	l.await(ctx, e, w, d)
+}
 
+// whole is the share of a limit that one who has no store decides about.
+func whole(limit int64) int64 { return limit }
+
+// await waits for the store's answer to w, and decides without it where that
+// comes too late.
+func (l *Limiter) await(ctx context.Context, e *entry, w *waiter, d *Decision) {
+	p, cost := w.policy, w.cost
 	patience := time.NewTimer(l.store.timeout)
 	defer patience.Stop()
 	for patient := true; ; {
@@ -240,9 +262,10 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 			patient = false
 		}
 		if a.known && l.mono() < a.expires {
-			return a.decision
+			*d = a.decision
+			return
 		}
-		now = l.now()
+		now := l.now()
 		e.mu.Lock()
 		if !a.known {
 			select {
@@ -253,11 +276,13 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 		}
 		if a.known && now.mono < a.expires {
 			e.mu.Unlock()
-			return a.decision
+			*d = a.decision
+			return
 		}
 		if !a.known {
-			defer e.mu.Unlock()
-			return l.fallback(e, p, now, cost)
+			l.fallback(e, p, now, cost, d)
+			e.mu.Unlock()
+			return
 		}
 		// This goroutine had to wait so long for its turn that the token it was
 		// given may not be spent any more. It goes back, and we ask again. The
@@ -267,11 +292,13 @@ func (l *Limiter) takeSlow(ctx context.Context, e *entry, p *Policy, cost int64)
 		}
 		if ls, left, ok := e.takeLeased(p, now, cost); ok {
 			e.mu.Unlock()
-			return ls.decision(e, now.mono, left, cost)
+			ls.decide(e, now.mono, left, cost, d)
+			return
 		}
 		if !patient {
-			defer e.mu.Unlock()
-			return l.fallback(e, p, now, cost)
+			l.fallback(e, p, now, cost, d)
+			e.mu.Unlock()
+			return
 		}
 		l.join(e, w, now)
 		e.mu.Unlock()
@@ -287,12 +314,14 @@ func (l *Limiter) join(e *entry, w *waiter, now instant) {
 }
 
 // fallback decides without the store. The entry is locked.
-func (l *Limiter) fallback(e *entry, p *Policy, now instant, cost int64) Decision {
+func (l *Limiter) fallback(e *entry, p *Policy, now instant, cost int64, d *Decision) {
 	switch p.settings.OnStoreError {
 	case FailOpen:
-		return Decision{Allowed: true, Source: Open}
+		*d = Decision{Allowed: true, Source: Open}
+		return
 	case FailClosed:
-		return Decision{Source: Closed, RetryAfter: time.Second}
+		*d = Decision{Source: Closed, RetryAfter: time.Second}
+		return
 	}
 	l.owing.Store(true)
 	e.endLeases(now)
@@ -304,7 +333,7 @@ func (l *Limiter) fallback(e *entry, p *Policy, now instant, cost int64) Decisio
 		}
 		return s
 	}
-	return e.takeOwn(p, now, cost, Local, share, n)
+	e.takeOwn(p, now, cost, Local, share, n, d)
 }
 
 // rank returns how many replicas share the store and this one's place among

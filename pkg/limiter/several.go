@@ -22,11 +22,15 @@ const MaxDemands = 4
 func (l *Limiter) TakeAll(ctx context.Context, demands []Demand, out []Decision) (denied int) {
 	if len(demands) == 1 {
 		d := &demands[0]
-		if out[0] = l.Take(ctx, d.Policy, d.Key, d.Cost); !out[0].Allowed {
+		if l.takeOne(ctx, d.Policy, d.Key, d.Cost, &out[0]); !out[0].Allowed {
 			return 0
 		}
 		return -1
 	}
+	return l.takeSeveral(ctx, demands, out)
+}
+
+func (l *Limiter) takeSeveral(ctx context.Context, demands []Demand, out []Decision) (denied int) {
 	var entries [MaxDemands]*entry
 	var costs [MaxDemands]int64
 	now := l.mono()
@@ -40,7 +44,7 @@ func (l *Limiter) TakeAll(ctx context.Context, demands []Demand, out []Decision)
 		entries[i] = l.entry(d.Policy, identity(d.Key))
 		if no := entries[i].refused(d.Policy, costs[i], now); no != nil && d.Policy.delay == 0 {
 			entries[i].denies.Add(costs[i])
-			out[i] = no.decision(now)
+			no.decide(now, &out[i])
 			l.deny(entries[i], d.Policy, d.Key)
 			return i
 		}
@@ -50,7 +54,7 @@ func (l *Limiter) TakeAll(ctx context.Context, demands []Demand, out []Decision)
 			if d.Policy.delay > 0 != delaying {
 				continue
 			}
-			if out[i] = l.take(ctx, entries[i], d.Policy, costs[i]); !out[i].Allowed {
+			if l.take(ctx, entries[i], d.Policy, costs[i], &out[i]); !out[i].Allowed {
 				l.deny(entries[i], d.Policy, d.Key)
 				for j := range demands {
 					if j != i {

@@ -59,10 +59,10 @@ func (ln *line) leave(t *turn) {
 }
 
 // told notes what the first was told.
-func (ln *line) told(d Decision, now int64) {
+func (ln *line) told(d *Decision, now int64) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	ln.last, ln.opens = d, now+d.RetryAfter.Microseconds()
+	ln.last, ln.opens = *d, now+d.RetryAfter.Microseconds()
 }
 
 // refusal is the answer to a caller that has not been the first.
@@ -78,26 +78,26 @@ func (ln *line) refusal(now int64) Decision {
 }
 
 // throttle decides under a policy that delays.
-func (l *Limiter) throttle(ctx context.Context, e *entry, p *Policy, cost int64) Decision {
+func (l *Limiter) throttle(ctx context.Context, e *entry, p *Policy, cost int64, d *Decision) {
 	if p.reserves {
-		return l.reserve(ctx, e, p, cost)
+		l.reserve(ctx, e, p, cost, d)
+		return
 	}
 	began := l.mono()
 	deadline := began + p.delay
 	ln := e.line.Load()
 	if ln == nil || ln.len() == 0 {
-		d := l.decide(ctx, e, p, cost)
-		if d.Allowed || !d.soon(began, deadline) {
-			return d
+		if l.decide(ctx, e, p, cost, d); d.Allowed || !d.soon(began, deadline) {
+			return
 		}
 		e.line.CompareAndSwap(nil, &line{})
 		ln = e.line.Load()
 	}
 	t, full, late := ln.join(p.settings.MaxQueue, deadline)
 	if full || late {
-		d := ln.refusal(began)
+		*d = ln.refusal(began)
 		d.Full = full
-		return d
+		return
 	}
 	defer ln.leave(t)
 	l.waiting.Add(1)
@@ -107,30 +107,34 @@ func (l *Limiter) throttle(ctx context.Context, e *entry, p *Policy, cost int64)
 	select {
 	case <-t.first:
 	case <-patience.C:
-		return ln.refusal(l.mono())
+		*d = ln.refusal(l.mono())
+		return
 	case <-ctx.Done():
-		return ln.refusal(l.mono())
+		*d = ln.refusal(l.mono())
+		return
 	}
 	for {
-		d := l.decide(ctx, e, p, cost)
+		l.decide(ctx, e, p, cost, d)
 		now := l.mono()
 		if d.Allowed {
 			if ctx.Err() != nil { // nobody is there to use it
-				l.giveBack(&d)
-				return ln.refusal(now)
+				l.giveBack(d)
+				*d = ln.refusal(now)
+				return
 			}
 			d.Delayed = micros(now - began)
-			return d
+			return
 		}
 		ln.told(d, now)
 		if !d.soon(now, deadline) {
-			return d
+			return
 		}
 		patience.Reset(d.RetryAfter)
 		select {
 		case <-patience.C:
 		case <-ctx.Done():
-			return ln.refusal(l.mono())
+			*d = ln.refusal(l.mono())
+			return
 		}
 	}
 }
@@ -196,8 +200,8 @@ func (ln *line) cancel(b *booking) origin {
 
 // reserve takes a turn that may be ahead of time, and waits for it. How many
 // can wait follows from how far ahead a token bucket hands out turns.
-func (l *Limiter) reserve(ctx context.Context, e *entry, p *Policy, cost int64) Decision {
-	d := l.decide(ctx, e, p, cost)
+func (l *Limiter) reserve(ctx context.Context, e *entry, p *Policy, cost int64, d *Decision) {
+	l.decide(ctx, e, p, cost, d)
 	began := l.mono()
 	if !d.Allowed {
 		for i := range p.specs {
@@ -205,10 +209,10 @@ func (l *Limiter) reserve(ctx context.Context, e *entry, p *Policy, cost int64) 
 			// Where another limit denies, as a day's, a place would not help.
 			d.Full = d.Full || s.ahead > 0 && s.ahead < p.delay && d.soon(began, began+p.delay)
 		}
-		return d
+		return
 	}
 	if d.due <= began {
-		return d
+		return
 	}
 	e.line.CompareAndSwap(nil, &line{})
 	ln := e.line.Load()
@@ -224,15 +228,15 @@ func (l *Limiter) reserve(ctx context.Context, e *entry, p *Policy, cost int64) 
 		case <-b.moved:
 		case <-ctx.Done():
 			d.origin = ln.cancel(b)
-			l.giveBack(&d)
+			l.giveBack(d)
 			d.RetryAfter = micros(max(1, d.due-l.mono()))
-			return d
+			return
 		}
 		now := l.mono()
 		var left int64
 		if left, d.origin = ln.due(b, now); left == 0 {
 			d.Delayed = micros(now - began)
-			return d
+			return
 		}
 		turn.Reset(micros(left))
 	}

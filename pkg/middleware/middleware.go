@@ -109,7 +109,8 @@ func NewExchange(w http.ResponseWriter, start time.Time) *Exchange {
 
 // Begin starts the account of another request.
 func (e *Exchange) Begin(w http.ResponseWriter, start time.Time) {
-	*e = Exchange{w: w, Start: start}
+	*e = Exchange{} // no literal with fields, which would be made beside it and copied
+	e.w, e.Start = w, start
 	e.Attempts = e.tries[:0]
 }
 
@@ -154,6 +155,16 @@ func Of(w http.ResponseWriter) *Exchange {
 			return nil
 		}
 	}
+}
+
+// Account returns the exchange of w, and w; outside the gateway, as in a test of
+// one handler, a new one that stands for both.
+func Account(w http.ResponseWriter) (*Exchange, http.ResponseWriter) {
+	if e := Of(w); e != nil {
+		return e, w
+	}
+	e := NewExchange(w, time.Now())
+	return e, e
 }
 
 // Header implements http.ResponseWriter.

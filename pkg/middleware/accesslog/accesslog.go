@@ -9,7 +9,6 @@ package accesslog
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/proconsul/proconsul/pkg/middleware"
 )
@@ -19,11 +18,7 @@ import (
 func New(log *Log) middleware.Middleware {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			x := middleware.Of(w)
-			if x == nil { // outside the gateway, as in a test of one handler
-				x = middleware.NewExchange(w, time.Now())
-				w = x
-			}
+			x, w := middleware.Account(w)
 			// Handlers below may rewrite the request; the line is about what
 			// the client sent.
 			e := entry{x: x, form: log.form.Load(), method: r.Method, host: x.Host, path: x.Path, proto: r.Proto, peer: r.RemoteAddr, aborted: true}

@@ -22,11 +22,7 @@ func New(m *metrics.Metrics, route, upstream string) middleware.Middleware {
 	recorder := m.Route(route, upstream)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			ex := middleware.Of(w)
-			if ex == nil { // outside the gateway, as in a test of one handler
-				ex = middleware.NewExchange(w, time.Now())
-				w = ex
-			}
+			ex, w := middleware.Account(w)
 			method := r.Method // handlers below may have their own idea of it
 			recorder.Begin()
 			returned := false

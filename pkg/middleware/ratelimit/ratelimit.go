@@ -31,6 +31,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
@@ -74,6 +75,7 @@ func New(routeName string, limits []config.NamedLimit, lim *limiter.Limiter, acc
 		account.Delay = func(time.Duration) {}
 	}
 	g := &guard{rules: rules, lim: lim, account: account}
+	g.charges.New = func() any { return new(charge) }
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(next, w, r) })
 	}, nil
@@ -84,13 +86,16 @@ type guard struct {
 	rules   []*rule
 	lim     *limiter.Limiter
 	account Account
+	charges sync.Pool // of *charge: large, and on every connection's stack it would be
 }
 
 func (g *guard) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	ex := middleware.Of(w)
-	c := charge{exchange: ex}
+	c := g.charges.Get().(*charge)
+	c.exchange = ex
+	defer g.release(c)
 	if refusal := c.gather(g.rules, r); refusal != nil {
-		g.tell(ex, c.n-1, &c, limited)
+		g.tell(ex, c.n-1, c, limited)
 		problem.Write(w, r, refusal)
 		return
 	}
@@ -101,7 +106,7 @@ func (g *guard) serve(next http.Handler, w http.ResponseWriter, r *http.Request)
 	}
 	if denied >= 0 {
 		d := &c.decisions[denied]
-		g.tell(ex, denied, &c, verdict(d))
+		g.tell(ex, denied, c, verdict(d))
 		f := new(fields)
 		if c.tell(f); f.shown {
 			f.set(w.Header())
@@ -131,7 +136,7 @@ func (g *guard) serve(next http.Handler, w http.ResponseWriter, r *http.Request)
 		ex.RateLimit = word
 	}
 	if c.late() {
-		defer g.chargeLate(&c, w.Header())
+		defer g.chargeLate(c, w.Header())
 	}
 	if !c.shown() {
 		next.ServeHTTP(w, r)
@@ -141,6 +146,14 @@ func (g *guard) serve(next http.Handler, w http.ResponseWriter, r *http.Request)
 	c.tell(&told.fields)
 	next.ServeHTTP(told, r)
 	told.stamp() // where the handler left the header to the server
+}
+
+// release lets another request use a charge.
+func (g *guard) release(c *charge) {
+	clear(c.demands[:c.n])
+	clear(c.decisions[:c.n]) // of those behind a refusal nobody writes one
+	c.exchange, c.n, c.nfree = nil, 0, 0
+	g.charges.Put(c)
 }
 
 // tell tells of a request that one of the limits has refused.

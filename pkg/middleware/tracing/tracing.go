@@ -16,11 +16,7 @@ import (
 func New(t *tracing.Tracer, route string) middleware.Middleware {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			x := middleware.Of(w)
-			if x == nil { // outside the gateway, as in a test of one handler
-				x = middleware.NewExchange(w, time.Now())
-				w = x
-			}
+			x, w := middleware.Account(w)
 			q := tracing.Request{Method: r.Method, Proto: r.ProtoMajor, Route: route} // handlers below may rewrite it
 			t.Begin(x, r)
 			returned := false
