@@ -316,7 +316,7 @@ func play(t *testing.T, addr string, s *script) (o outcome) {
 // request may be refused here and not there, but never the other way round,
 // and what comes before it is the same.
 func TestDifferential(t *testing.T) {
-	cases := uint64(4000)
+	cases := uint64(6000)
 	if testing.Short() {
 		cases = 500
 	}

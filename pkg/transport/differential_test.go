@@ -385,7 +385,7 @@ func (p *pieces) Read(b []byte) (int, error) { return p.Reader.Read(b[:min(len(b
 // that is not valid may fail here and not there, but never the other way
 // round, and none may leave anything for the next request.
 func TestDifferential(t *testing.T) {
-	cases := uint64(3000)
+	cases := uint64(4500)
 	if testing.Short() {
 		cases = 500
 	}
