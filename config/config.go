@@ -69,6 +69,7 @@ func (c *Config) Same(other *Config) bool {
 type Listen struct {
 	Name           string         `yaml:"name"`                                // for logs and messages; empty: the address
 	Addr           string         `yaml:"addr" required:"true"`                // HOST:PORT; without HOST every address
+	ReusePort      bool           `yaml:"reuse_port"`                          // share addr with other processes of the same user that say so too; the kernel spreads connections over them
 	Engine         string         `yaml:"engine" enum:"std|fast"`              // net/http's server, or our own strict and cheaper one for HTTP/1.1
 	TLS            *ListenTLS     `yaml:"tls"`                                 // absent: clear
 	RedirectToTLS  int            `yaml:"redirect_to_tls" min:"0" max:"65535"` // port that clients of this clear listener are sent to with 308, as 443; 0: they are served

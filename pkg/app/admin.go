@@ -41,7 +41,7 @@ func (a *App) openAdmin(cfg *config.Config) error {
 	if c.Insecure {
 		a.log.Warn("the admin listener is open to everyone who reaches it", "addr", c.Addr, "key", "admin.insecure")
 	}
-	l, err := listen("admin", c.Addr)
+	l, err := listen("admin", c.Addr, false)
 	if err != nil {
 		return err
 	}

@@ -308,7 +308,7 @@ func (a *App) openListeners(cfg *config.Config, table *gateway.Table) error {
 	a.handler = gateway.NewHandler(table)
 	var sockets []net.Listener
 	for _, c := range cfg.Listen {
-		l, err := listen(c.Name, c.Addr)
+		l, err := listen(c.Name, c.Addr, c.ReusePort)
 		if err != nil {
 			return err
 		}

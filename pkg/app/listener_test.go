@@ -9,11 +9,13 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/app"
+	"github.com/proconsul/proconsul/pkg/parts"
 )
 
 func parse(t *testing.T, text string) *config.Config {
@@ -53,6 +55,54 @@ func TestTakenPort(t *testing.T) {
 		t.Fatalf("the first listener was left open: %v", err)
 	}
 	again.Close()
+}
+
+// TestReplicasShareAPort starts two replicas on one address: the kernel spreads
+// connections over them, and after one has gone all go to the other. A process
+// that does not say that it shares is turned away.
+func TestReplicasShareAPort(t *testing.T) {
+	t.Parallel()
+	bin := binaries(t)
+	config := fixed(bin.StartEcho(t, parts.EchoOptions{Name: "echo", ID: "echo-1"})) +
+		"shutdown: {delay: 0s, grace: 10s}\nroutes: [{name: echo, match: {path: /}, upstream: {service: echo}}]\n"
+	first := bin.StartReplica(t, parts.ReplicaOptions{Config: config, Listener: "reuse_port: true"})
+	second := bin.StartReplica(t, parts.ReplicaOptions{Config: config, Listener: "reuse_port: true", Addr: first.Addr})
+	if _, err := app.New(parse(t, fmt.Sprintf("version: 1\nconsul: {disabled: true}\nlisten: [{name: alone, addr: %q}]\n", first.Addr)), quiet()); err == nil || !strings.Contains(err.Error(), "listener alone") {
+		t.Errorf("a listener that does not share got error %v, want one that names it", err)
+	}
+
+	served := func(r *parts.Replica) float64 {
+		n, _ := r.Metric("proconsul_requests_total", "route", "echo")
+		return n
+	}
+	get := func() {
+		t.Helper()
+		c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := c.Get(first.URL("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+	}
+	parts.Eventually(t, patience, "one of the two replicas gets no connection", func() bool {
+		get()
+		return served(first) > 0 && served(second) > 0
+	})
+
+	first.Signal(syscall.SIGTERM)
+	if code := first.Wait(patience); code != 0 {
+		t.Errorf("exit code %d after SIGTERM, want 0", code)
+	}
+	before := served(second)
+	for range 50 {
+		get()
+	}
+	if n := served(second) - before; n != 50 {
+		t.Errorf("the replica that is left has served %.0f of 50 requests", n)
+	}
 }
 
 // TestHalfClosedTunnel ends an instance's direction of a switched connection:

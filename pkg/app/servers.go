@@ -33,11 +33,18 @@ type engine interface {
 	Close() error
 }
 
-// listen opens addr. The error names the listener and the way out.
-func listen(name, addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+// listen opens addr, beside other processes that share it too where it is
+// shared. The error names the listener and the way out.
+func listen(name, addr string, shared bool) (net.Listener, error) {
+	var conf net.ListenConfig
+	way := "change its addr"
+	if shared {
+		conf.Control = reusePort
+		way = "only processes of one user that all say reuse_port share it"
+	}
+	l, err := conf.Listen(context.Background(), "tcp", addr) // it does not wait
 	if err != nil {
-		return nil, fmt.Errorf("listener %s: %w (is another process on %s? change its addr)", name, err, addr)
+		return nil, fmt.Errorf("listener %s: %w (is another process on %s? %s)", name, err, addr, way)
 	}
 	return l, nil
 }

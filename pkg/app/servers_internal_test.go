@@ -16,7 +16,7 @@ import (
 func TestShutdownOfAFullListener(t *testing.T) {
 	for _, engine := range []string{"fast", "std"} {
 		t.Run(engine, func(t *testing.T) {
-			l, err := listen("public", "127.0.0.1:0")
+			l, err := listen("public", "127.0.0.1:0", false)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -47,6 +47,8 @@ type ReplicaOptions struct {
 	// Config is the configuration without version, listen and admin, which
 	// StartReplica writes in front of it.
 	Config string
+	// Addr is the public listener's; empty: one with a free port.
+	Addr string
 	// Listener is more keys of the public listener, as
 	// `trusted_proxies: [127.0.0.1/32]`.
 	Listener string
@@ -86,6 +88,9 @@ func (b Binaries) NewReplica(t testing.TB, o ReplicaOptions) *Replica {
 		Path: filepath.Join(dir, "conf", "proconsul.yaml")}
 	if err := os.Mkdir(filepath.Dir(r.Path), 0o700); err != nil {
 		t.Fatal(err)
+	}
+	if o.Addr != "" {
+		r.Addr = o.Addr
 	}
 	listener := fmt.Sprintf("name: public, addr: %q", r.Addr)
 	if o.Listener != "" {
