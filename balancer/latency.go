@@ -11,6 +11,7 @@ const (
 	slotCount = 12  // a minute
 	recent    = 3   // slots: the running one and ten seconds before it
 	buckets   = 104 // four to each power of two of microseconds, up to 134 s
+	words     = (buckets + 63) / 64
 )
 
 // Latency sums up the requests of a member over a window. The percentiles are
@@ -35,6 +36,7 @@ type slot struct {
 	// turning is being emptied.
 	number atomic.Int64
 	total  atomic.Uint64
+	used   [words]atomic.Uint64 // a bit for each bucket that is not empty: few are
 	counts [buckets]atomic.Uint32
 }
 
@@ -50,6 +52,9 @@ func (h *histogram) record(now, latency time.Duration) {
 			return
 		}
 		s.total.Store(0)
+		for i := range s.used {
+			s.used[i].Store(0)
+		}
 		for i := range s.counts {
 			s.counts[i].Store(0)
 		}
@@ -57,34 +62,44 @@ func (h *histogram) record(now, latency time.Duration) {
 	}
 	s.total.Add(1)
 	if latency > 0 {
-		s.counts[bucketOf(latency)].Add(1)
+		if b := bucketOf(latency); s.counts[b].Add(1) == 1 {
+			s.used[b/64].Or(1 << (b % 64))
+		}
 	}
 }
 
 // past is the sum of the slots before the running one, kept from one look to
 // the next: a page looks every second and a slot lasts five.
 type past struct {
-	number         int64 // of the slot that was running; 0: never looked
-	recent, minute tallied
+	number int64 // of the slot that was running; 0: never looked
+	recent uint64
+	minute tallied
 }
 
-// tallied are requests by latency.
+// tallied are requests by latency. Only buckets of used are not empty: a look
+// at thousands of members costs what they answered, not what they could have.
 type tallied struct {
 	total  uint64
+	used   [words]uint64
 	counts [buckets]uint32
 }
 
 func (t *tallied) add(s *slot) {
 	t.total += s.total.Load()
-	for b := range s.counts {
-		t.counts[b] += s.counts[b].Load()
+	for w := range s.used {
+		used := s.used[w].Load()
+		t.used[w] |= used
+		for ; used != 0; used &= used - 1 {
+			b := w*64 + bits.TrailingZeros64(used)
+			t.counts[b] += s.counts[b].Load()
+		}
 	}
 }
 
-// sums returns what happened in the running slot and the ten seconds, and the
-// minute, before it, for a member that has existed for age. One goroutine may
-// call it at a time.
-func (h *histogram) sums(now, age time.Duration) (short, long Latency) {
+// sums returns the rate in the running slot and the ten seconds before it, and
+// what happened in it and the minute before it, for a member that has existed
+// for age. One goroutine may call it at a time.
+func (h *histogram) sums(now, age time.Duration) (rate float64, minute Latency) {
 	newest := int64(now/slotWidth) + 1
 	if h.past.number != newest {
 		h.past = past{number: newest}
@@ -95,31 +110,37 @@ func (h *histogram) sums(now, age time.Duration) (short, long Latency) {
 				h.past.minute.add(s)
 			}
 			if at < newest && at > newest-recent {
-				h.past.recent.add(s)
+				h.past.recent += s.total.Load()
 			}
 		}
 	}
-	few, many := h.past.recent, h.past.minute
+	var running tallied
 	if s := &h.slots[newest%slotCount]; s.number.Load() == newest {
-		var running tallied
 		running.add(s)
-		few.total, many.total = few.total+running.total, many.total+running.total
-		for b, n := range running.counts {
-			few.counts[b] += n
-			many.counts[b] += n
-		}
 	}
 	window := func(slots int) time.Duration { return min(age, time.Duration(slots-1)*slotWidth+now%slotWidth) }
-	return few.latency(window(recent)), many.latency(window(slotCount))
+	return perSecond(h.past.recent+running.total, window(recent)), latency(&h.past.minute, &running, window(slotCount))
 }
 
-func (t *tallied) latency(window time.Duration) Latency {
-	l := Latency{Window: window, Requests: t.total}
-	// A second at least, or the first request of all would be a high rate.
-	l.Rate = float64(l.Requests) / max(window, time.Second).Seconds()
-	var measured uint64
-	for _, n := range t.counts {
-		measured += uint64(n)
+// perSecond is a rate over a window of a second at least, or the first request
+// of all would be a high one.
+func perSecond(n uint64, window time.Duration) float64 {
+	return float64(n) / max(window, time.Second).Seconds()
+}
+
+// latency sums up past and running requests together.
+func latency(past, running *tallied, window time.Duration) Latency {
+	l := Latency{Window: window, Requests: past.total + running.total}
+	l.Rate = perSecond(l.Requests, window)
+	var used [buckets]uint8 // the buckets that are not empty, in their order
+	n, measured := 0, uint64(0)
+	for w := range past.used {
+		for both := past.used[w] | running.used[w]; both != 0; both &= both - 1 {
+			b := w*64 + bits.TrailingZeros64(both)
+			used[n] = uint8(b)
+			n++
+			measured += uint64(past.counts[b] + running.counts[b])
+		}
 	}
 	if measured == 0 {
 		return l
@@ -128,14 +149,15 @@ func (t *tallied) latency(window time.Duration) Latency {
 	ranks := [...]uint64{(measured*50 + 99) / 100, (measured*95 + 99) / 100, (measured*99 + 99) / 100}
 	found := [...]*time.Duration{&l.P50, &l.P95, &l.P99}
 	below, next := uint64(0), 0
-	for b, n := range t.counts {
-		for next < len(ranks) && below+uint64(n) >= ranks[next] {
-			low, width := bucketAt(b)
-			within := (float64(ranks[next]-below) - 0.5) / float64(n)
+	for _, b := range used[:n] {
+		here := uint64(past.counts[b] + running.counts[b])
+		for next < len(ranks) && below+here >= ranks[next] {
+			low, width := bucketAt(int(b))
+			within := (float64(ranks[next]-below) - 0.5) / float64(here)
 			*found[next] = low + time.Duration(within*float64(width))
 			next++
 		}
-		below += uint64(n)
+		below += here
 	}
 	return l
 }

@@ -29,31 +29,30 @@ func TestLatency(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		m := member(t, p, "a")
-		near("p50", m.Recent.P50, 50*time.Millisecond)
-		near("p95", m.Recent.P95, 95*time.Millisecond)
-		near("p99", m.Recent.P99, 99*time.Millisecond)
-		if m.Recent.Requests != 100 || m.Recent.Rate < 99 || m.Recent.Rate > 101 {
-			t.Errorf("%d requests, %v a second, want 100 and 100", m.Recent.Requests, m.Recent.Rate)
+		near("p50", m.Minute.P50, 50*time.Millisecond)
+		near("p95", m.Minute.P95, 95*time.Millisecond)
+		near("p99", m.Minute.P99, 99*time.Millisecond)
+		if m.Minute.Requests != 100 || m.Rate < 99 || m.Rate > 101 {
+			t.Errorf("%d requests, %v a second, want 100 and 100", m.Minute.Requests, m.Rate)
 		}
 
 		// How fast somebody gave up is not the instance's latency.
 		done(balancer.Canceled, time.Microsecond)
 		done(balancer.Refused, time.Microsecond)
-		if got := member(t, p, "a").Recent; got.P50 != m.Recent.P50 || got.Requests != 102 {
+		if got := member(t, p, "a").Minute; got.P50 != m.Minute.P50 || got.Requests != 102 {
 			t.Errorf("cancels count in the latency: %+v", got)
 		}
 
-		// Later the recent window has other requests than the minute.
+		// Later the rate is of other requests than the minute's.
 		time.Sleep(20 * time.Second)
 		done(balancer.Success, 3*time.Second)
 		m = member(t, p, "a")
-		near("recent p50", m.Recent.P50, 3*time.Second)
 		near("the minute's p50", m.Minute.P50, 50*time.Millisecond)
-		if m.Recent.Requests != 1 || m.Minute.Requests != 103 {
-			t.Errorf("recent %d, minute %d requests, want 1 and 103", m.Recent.Requests, m.Minute.Requests)
+		if m.Rate < 1./15 || m.Rate > 1./10 || m.Minute.Requests != 103 {
+			t.Errorf("%v a second, %d in a minute, want one in ten to fifteen seconds, and 103", m.Rate, m.Minute.Requests)
 		}
-		if m.Recent.Window < 10*time.Second || m.Recent.Window > 15*time.Second || m.Minute.Window > time.Minute {
-			t.Errorf("windows %v and %v", m.Recent.Window, m.Minute.Window)
+		if m.Minute.Window < 20*time.Second || m.Minute.Window > time.Minute {
+			t.Errorf("window %v", m.Minute.Window)
 		}
 		time.Sleep(2 * time.Minute)
 		if m = member(t, p, "a"); m.Minute.Requests != 0 || m.Minute.P99 != 0 || m.Minute.Rate != 0 {
@@ -67,7 +66,7 @@ func TestLatencyOfAnyLength(t *testing.T) {
 		p := newPool(t, balancer.Options{}, instance("a"))
 		k, _ := p.Pick()
 		k.Done(balancer.Outcome{Latency: d})
-		got := member(t, p, "a").Recent.P99
+		got := member(t, p, "a").Minute.P99
 		if got < d*7/8-time.Microsecond || got > d*9/8+time.Microsecond {
 			t.Errorf("p99 of one request of %v is %v", d, got)
 		}
@@ -75,7 +74,7 @@ func TestLatencyOfAnyLength(t *testing.T) {
 	p := newPool(t, balancer.Options{}, instance("a"))
 	k, _ := p.Pick()
 	k.Done(balancer.Outcome{Latency: 24 * time.Hour})
-	if got := member(t, p, "a").Recent.P99; got < time.Minute {
+	if got := member(t, p, "a").Minute.P99; got < time.Minute {
 		t.Errorf("p99 of one request of a day is %v", got)
 	}
 }

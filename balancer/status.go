@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"slices"
 	"time"
 
 	"github.com/proconsul/proconsul/discovery"
@@ -25,7 +26,7 @@ type MemberStatus struct {
 	Failures uint64
 	Results  [Canceled + 1]uint64 // by Result
 
-	Recent Latency // about ten seconds
+	Rate   float64 // requests per second, over about ten seconds
 	Minute Latency
 
 	Joined       time.Time // first seen in this pool
@@ -70,7 +71,11 @@ type Stats struct {
 
 // Members returns every instance of the pool, by id, whether it serves or not,
 // and after them the deregistered ones whose requests are still in flight.
-func (p *Pool) Members() []MemberStatus {
+func (p *Pool) Members() []MemberStatus { return p.AppendMembers(nil) }
+
+// AppendMembers appends what Members returns to list, for who looks at many
+// pools one after the other.
+func (p *Pool) AppendMembers(list []MemberStatus) []MemberStatus {
 	p.mu.Lock()
 	defer p.unlock()
 	now := p.now()
@@ -82,7 +87,7 @@ func (p *Pool) Members() []MemberStatus {
 			scale = rampSteps
 		}
 	}
-	list := make([]MemberStatus, 0, len(p.order)+len(p.leaving))
+	list = slices.Grow(list, len(p.order)+len(p.leaving))
 	for _, m := range p.order {
 		s := p.status(m, now)
 		if m.serving {
@@ -98,9 +103,9 @@ func (p *Pool) Members() []MemberStatus {
 }
 
 func (p *Pool) status(m *Member, now time.Duration) MemberStatus {
-	in := m.Instance()
+	in := m.instance.Load()
 	s := MemberStatus{
-		Instance:    in,
+		Instance:    *in,
 		State:       m.State(),
 		Serving:     m.serving,
 		Weight:      in.Weight,
@@ -124,7 +129,7 @@ func (p *Pool) status(m *Member, now time.Duration) MemberStatus {
 		s.Results[r] = m.results[r].Load()
 	}
 	if h := m.latency.Load(); h != nil {
-		s.Recent, s.Minute = h.sums(now, now-m.joined)
+		s.Rate, s.Minute = h.sums(now, now-m.joined)
 	}
 	return s
 }

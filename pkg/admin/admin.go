@@ -24,7 +24,7 @@ import (
 // Options are what the operators' side is made of. Functions must be safe for
 // concurrent use and return at once.
 type Options struct {
-	Status  func() Status    // required
+	Status  func() Status    // required; each has rows of its own, which this package fills in
 	Ready   func() Readiness // nil: always ready
 	Metrics http.Handler     // nil: no /metrics
 	Events  *Events          // nil: none are kept

@@ -323,6 +323,9 @@ type Millis time.Duration
 func (m Millis) MarshalJSON() ([]byte, error) { return m.appendTo(nil), nil }
 
 func (m Millis) appendTo(b []byte) []byte {
+	if m >= 0 && m < 1e15 {
+		return appendDecimal(b, uint64(m+500)/1000, 3)
+	}
 	return strconv.AppendFloat(b, math.Round(float64(m)/1e3)/1e3, 'f', -1, 64)
 }
 
@@ -354,7 +357,6 @@ func (a *Admin) status() Status {
 	s.Consul.fill(now)
 	s.Redis.fill(now)
 	routes := map[string][]string{}
-	s.Routes = slices.Clone(s.Routes)
 	for i := range s.Routes {
 		r := &s.Routes[i]
 		r.Order = i
@@ -363,7 +365,6 @@ func (a *Admin) status() Status {
 			routes[r.Upstream] = append(routes[r.Upstream], r.Name)
 		}
 	}
-	s.Upstreams = slices.Clone(s.Upstreams)
 	for i := range s.Upstreams {
 		s.Upstreams[i].fill(routes)
 	}
@@ -417,7 +418,6 @@ func (u *Upstream) fill(routes map[string][]string) {
 	if u.Routes == nil {
 		u.Routes = []string{}
 	}
-	u.Instances = slices.Clone(u.Instances)
 	if u.Instances == nil {
 		u.Instances = []Instance{}
 	}
@@ -457,11 +457,3 @@ func (u *Upstream) fill(routes map[string][]string) {
 }
 
 func (s *Stats) tidy() { s.Rate, s.ErrorShare = round(s.Rate, 2), round(s.ErrorShare, 4) }
-
-func round(v float64, digits int) float64 {
-	if math.IsNaN(v) || math.IsInf(v, 0) {
-		return 0 // JSON has no word for them
-	}
-	f := math.Pow(10, float64(digits))
-	return math.Round(v*f) / f
-}

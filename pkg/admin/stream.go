@@ -3,7 +3,6 @@ package admin
 import (
 	"bytes"
 	"encoding/json"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -35,14 +34,14 @@ type stream struct {
 	epoch     string // tells this process's frames from those of one before
 	seq       uint64
 	made      time.Time
-	rows      map[string][]byte                    // upstreams and routes, as they were sent, by key
-	instances map[string]map[string]*instanceFrame // by upstream and id
-	size      int                                  // of the last frame
-	lists     map[string][]byte                    // as they were sent, by name
-	seen      uint64                               // newest event that was sent
-	status    Status                               // that the newest frame was made of
-	whole     []byte                               // the newest frame as a snapshot, made when asked for
+	upstreams map[string]*upstreamFrame
+	routes    map[string]*routeFrame
+	lists     map[string][]byte // as they were sent, by name
+	seen      uint64            // newest event that was sent
+	status    Status            // that the newest frame was made of
+	whole     []byte            // the newest frame as a snapshot, made when asked for
 	frames    [keptFrames]frame
+	scratch   struct{ frame, upstreams, instances, live, routes, events list } // used again by each frame
 }
 
 type frame struct {
@@ -53,7 +52,7 @@ type frame struct {
 func newStream(read func() Status, events *Events) *stream {
 	return &stream{
 		read: read, events: events, epoch: strconv.FormatInt(time.Now().UnixNano(), 36),
-		instances: map[string]map[string]*instanceFrame{}, lists: map[string][]byte{},
+		upstreams: map[string]*upstreamFrame{}, routes: map[string]*routeFrame{}, lists: map[string][]byte{},
 	}
 }
 
@@ -78,19 +77,6 @@ type part struct {
 	list any
 }
 
-// upstreamRow is an upstream without its instances, which are rows themselves.
-type upstreamRow struct {
-	Upstream
-	Instances *struct{} `json:"instances,omitempty"` // hides the embedded list
-}
-
-// instanceFrame is what the frame before said of an instance.
-type instanceFrame struct {
-	was    *Instance
-	prefix []byte // how its live rows begin
-	seq    uint64 // of the newest frame that has it
-}
-
 // next returns the server-sent events that bring a viewer who has seen frame
 // last up to date, and the newest frame's number. It makes a new frame where
 // the newest is a second old. last 0 asks for a snapshot.
@@ -106,6 +92,9 @@ func (s *stream) next(last uint64) ([]byte, uint64) {
 	if last == 0 || last > s.seq || s.seq-last > keptFrames {
 		return s.snapshot(), s.seq
 	}
+	if newest := s.frames[s.seq%keptFrames]; last+1 == s.seq && newest.seq == s.seq {
+		return newest.data, s.seq // the same bytes for all who follow
+	}
 	var b []byte
 	for n := last + 1; n <= s.seq; n++ {
 		f := s.frames[n%keptFrames]
@@ -117,9 +106,7 @@ func (s *stream) next(last uint64) ([]byte, uint64) {
 	return b, s.seq
 }
 
-// advance makes the next frame. The most of it are instances whose counters
-// moved: they are written by hand, because encoding them whole would cost the
-// gateway a noticeable share of a core at a few thousand instances.
+// advance makes the next frame.
 //
 // A frame is an object of seq, head, and where there are any: upstreams,
 // instances and routes (rows that are new or changed), live (rows of which
@@ -127,85 +114,46 @@ func (s *stream) next(last uint64) ([]byte, uint64) {
 // r/NAME), events, and those of lists that changed.
 func (s *stream) advance(now time.Time) {
 	status := s.read()
-	seq := s.seq + 1
-	rows := make(map[string][]byte, len(s.rows))
-	var upstreams, instances, live, routes, events list
-	live.b = make([]byte, 0, s.size)
-	add := func(key string, v any, to *list) {
-		b, err := json.Marshal(v)
-		if err != nil {
-			return // costs this row alone
+	s.seq++
+	t := &s.scratch
+	for _, l := range []*list{&t.frame, &t.upstreams, &t.instances, &t.live, &t.routes, &t.events} {
+		l.b = l.b[:0]
+	}
+	for i := range status.Upstreams {
+		u := &status.Upstreams[i]
+		f := s.upstreams[u.Name]
+		if f == nil {
+			f = &upstreamFrame{instances: map[string]*instanceFrame{}}
+			s.upstreams[u.Name] = f
 		}
-		rows[key] = b
-		if !bytes.Equal(s.rows[key], b) {
-			to.add(b)
+		f.seq = s.seq
+		f.add(u, &t.upstreams)
+		for k := range u.Instances {
+			s.addInstance(f, u.Name, &u.Instances[k])
 		}
 	}
-	for _, u := range status.Upstreams {
-		add("u/"+u.Name, upstreamRow{Upstream: u}, &upstreams)
-		known := s.instances[u.Name]
-		if known == nil {
-			known = map[string]*instanceFrame{}
-			s.instances[u.Name] = known
+	for i := range status.Routes {
+		r := &status.Routes[i]
+		f := s.routes[r.Name]
+		if f == nil {
+			f = new(routeFrame)
+			s.routes[r.Name] = f
 		}
-		for i := range u.Instances {
-			in := &u.Instances[i]
-			old := known[in.ID]
-			switch {
-			case old == nil || !sameRegistration(old.was, in):
-				b, err := json.Marshal(instanceRow{u.Name, *in})
-				if err != nil {
-					continue
-				}
-				instances.add(b)
-				if old == nil {
-					old = &instanceFrame{prefix: encode(struct {
-						Upstream string `json:"upstream"`
-						ID       string `json:"id"`
-					}{u.Name, in.ID})}
-					known[in.ID] = old
-				}
-			case !sameLive(old.was, in):
-				live.begin()
-				live.b = appendLive(append(live.b, old.prefix[:len(old.prefix)-1]...), old.was, in)
-			}
-			old.was, old.seq = in, seq // every status has instances of its own
-		}
+		f.seq = s.seq
+		f.add(r, &t.routes)
 	}
-	for _, r := range status.Routes {
-		add("r/"+r.Name, r, &routes)
-	}
-	var gone []string
-	for key := range s.rows {
-		if _, there := rows[key]; !there {
-			gone = append(gone, key)
-		}
-	}
-	for name, known := range s.instances {
-		for id, in := range known {
-			if in.seq != seq {
-				gone = append(gone, "i/"+name+"/"+id)
-				delete(known, id)
-			}
-		}
-		if len(known) == 0 {
-			delete(s.instances, name)
-		}
-	}
-	slices.Sort(gone)
 	for _, e := range s.events.Since(s.seen, pageEvents) {
-		events.add(encode(e))
+		t.events.add(encode(e))
 		s.seen = e.Seq
 	}
-	b := append(make([]byte, 0, len(live.b)+len(live.b)/8+s.size/8), `{"seq":`...)
-	b = strconv.AppendUint(b, seq, 10)
+	b := strconv.AppendUint(append(t.frame.b, `{"seq":`...), s.seq, 10)
 	b = append(append(b, `,"head":`...), encode(head{status.Replica, status.Config, status.Consul, status.Redis, status.TLS, status.Traffic})...)
-	b = upstreams.appendTo(b, "upstreams")
-	b = instances.appendTo(b, "instances")
-	b = live.appendTo(b, "live")
-	b = routes.appendTo(b, "routes")
-	b = events.appendTo(b, "events")
-	if len(gone) > 0 {
+	b = t.upstreams.appendTo(b, "upstreams")
+	b = t.instances.appendTo(b, "instances")
+	b = t.live.appendTo(b, "live")
+	b = t.routes.appendTo(b, "routes")
+	b = t.events.appendTo(b, "events")
+	if gone := s.forget(); len(gone) > 0 {
 		b = append(append(b, `,"gone":`...), encode(gone)...)
 	}
 	for _, p := range lists(&status) {
@@ -216,114 +164,54 @@ func (s *stream) advance(now time.Time) {
 			s.lists[p.name] = text
 		}
 	}
-	b = append(b, '}')
-	s.size = len(b)
+	t.frame.b = append(b, '}')
 
 	status.Events = s.events.Since(0, pageEvents) // none that a later frame would leave out
-	s.seq, s.made, s.rows, s.status, s.whole = seq, now, rows, status, nil
-	s.frames[seq%keptFrames] = frame{seq, s.event("delta", b)}
+	s.made, s.status, s.whole = now, status, nil
+	s.frames[s.seq%keptFrames] = frame{s.seq, s.event("delta", t.frame.b)}
 }
 
-// list is a JSON array under construction.
-type list struct{ b []byte }
-
-func (l *list) begin() {
-	if len(l.b) > 0 {
-		l.b = append(l.b, ',')
+// addInstance appends an instance to the list of those that are new or whose
+// registration changed, or what moved of it to the live ones.
+func (s *stream) addInstance(of *upstreamFrame, upstream string, in *Instance) {
+	f := of.instances[in.ID]
+	if f == nil {
+		f = newInstanceFrame(upstream, in.ID)
+		of.instances[in.ID] = f
 	}
-}
-
-func (l *list) add(item []byte) {
-	l.begin()
-	l.b = append(l.b, item...)
-}
-
-// appendTo appends the list as a member of an object, or nothing where it is
-// empty.
-func (l *list) appendTo(b []byte, name string) []byte {
-	if len(l.b) == 0 {
-		return b
+	switch {
+	case f.was == nil || !sameRegistration(f.was, in):
+		s.scratch.instances.add(encode(instanceRow{upstream, *in}))
+	case !sameLive(f.was, in):
+		s.scratch.live.row(f.prefix)
+		s.scratch.live.b = appendLive(s.scratch.live.b, f.was, in)
 	}
-	b = append(append(append(b, `,"`...), name...), `":[`...)
-	return append(append(b, l.b...), ']')
+	f.was, f.seq = in, s.seq // every status has instances of its own
 }
 
-// sameRegistration compares what seldom changes: what Consul says.
-func sameRegistration(a, b *Instance) bool {
-	return a.Node == b.Node && a.Datacenter == b.Datacenter && a.Address == b.Address && a.Status == b.Status &&
-		a.Since.Equal(b.Since) && a.Weight == b.Weight && a.Version == b.Version && a.Zone == b.Zone &&
-		slices.Equal(a.Tags, b.Tags) && maps.Equal(a.Meta, b.Meta) && slices.Equal(a.Checks, b.Checks)
-}
-
-// sameLive compares the rest of an instance.
-func sameLive(a, b *Instance) bool {
-	return a.State == b.State && a.Usable == b.Usable && a.EffectiveWeight == b.EffectiveWeight && a.Share == b.Share &&
-		a.InFlight == b.InFlight && a.Requests == b.Requests && a.Failures == b.Failures && a.Latency == b.Latency &&
-		a.Rate == b.Rate && a.Ramp == b.Ramp && slices.Equal(a.Failed, b.Failed) &&
-		a.EjectedUntil.Equal(b.EjectedUntil) && a.EjectedFor == b.EjectedFor
-}
-
-// appendLive appends what sameLive finds different, under the names of
-// Instance, and the end of the object. What Instance leaves out where it is
-// empty is empty here, for a viewer that has an older value.
-func appendLive(b []byte, was, in *Instance) []byte {
-	name := func(n string) { b = append(append(append(b, `,"`...), n...), `":`...) }
-	float := func(n string, was, is float64) {
-		if was != is {
-			name(n)
-			b = strconv.AppendFloat(b, is, 'f', -1, 64)
+// forget forgets what the newest frame does not have, and returns its keys.
+func (s *stream) forget() (gone []string) {
+	for name, u := range s.upstreams {
+		for id, in := range u.instances {
+			if in.seq != s.seq {
+				gone = append(gone, "i/"+name+"/"+id)
+				delete(u.instances, id)
+			}
+		}
+		if u.seq != s.seq {
+			gone = append(gone, "u/"+name)
+			delete(s.upstreams, name)
 		}
 	}
-	text := func(n, was, is string) {
-		if was != is {
-			name(n)
-			b = appendString(b, is)
+	for name, r := range s.routes {
+		if r.seq != s.seq {
+			gone = append(gone, "r/"+name)
+			delete(s.routes, name)
 		}
 	}
-	count := func(n string, was, is uint64) {
-		if was != is {
-			name(n)
-			b = strconv.AppendUint(b, is, 10)
-		}
-	}
-	text("state", was.State, in.State)
-	if was.Usable != in.Usable {
-		name("usable")
-		b = strconv.AppendBool(b, in.Usable)
-	}
-	float("effective_weight", was.EffectiveWeight, in.EffectiveWeight)
-	float("share", was.Share, in.Share)
-	if was.InFlight != in.InFlight {
-		name("in_flight")
-		b = strconv.AppendInt(b, in.InFlight, 10)
-	}
-	count("requests", was.Requests, in.Requests)
-	count("failures", was.Failures, in.Failures)
-	if !slices.Equal(was.Failed, in.Failed) {
-		name("failed")
-		b = append(b, encode(orEmpty(in.Failed))...)
-	}
-	float("rate", was.Rate, in.Rate)
-	float("ramp", was.Ramp, in.Ramp)
-	if was.Latency != in.Latency {
-		b = append(b, `,"latency":{"p50_ms":`...)
-		b = append(in.Latency.P50.appendTo(b), `,"p95_ms":`...)
-		b = append(in.Latency.P95.appendTo(b), `,"p99_ms":`...)
-		b = append(in.Latency.P99.appendTo(b), '}')
-	}
-	if !was.EjectedUntil.Equal(in.EjectedUntil) {
-		name("ejected_until")
-		if in.EjectedUntil.IsZero() {
-			b = append(b, `""`...)
-		} else {
-			b = append(in.EjectedUntil.AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
-		}
-	}
-	text("ejected_for", was.EjectedFor, in.EjectedFor)
-	return append(b, '}')
+	slices.Sort(gone)
+	return gone
 }
-
-func appendString(b []byte, s string) []byte { return append(b, encode(s)...) }
 
 func (s *stream) snapshot() []byte {
 	if s.whole == nil {

@@ -113,6 +113,7 @@ type App struct {
 
 	reloading sync.Mutex // one reload at a time
 	current   atomic.Pointer[loaded]
+	page      atomic.Pointer[written]
 }
 
 // loaded is the configuration that is served.

@@ -36,19 +36,23 @@ func (a *App) status() admin.Status {
 	if cur.err != "" {
 		s.Config.State = "refused"
 	}
+	var members []balancer.MemberStatus // of one upstream after the other
 	for _, up := range a.upstreams.list() {
-		row, rejected := a.upstreamStatus(up)
+		members = up.pool.AppendMembers(members[:0])
+		row, rejected := a.upstreamStatus(up, members)
 		s.Traffic.InFlight += row.InFlight
 		s.Upstreams = append(s.Upstreams, row)
 		s.Rejected = append(s.Rejected, rejected...)
 	}
 	s.Rejected = append(s.Rejected, a.consumers.rejected()...)
-	for _, rt := range a.handler.Table().Routes {
-		s.Routes = append(s.Routes, a.routeStatus(cur.config, rt.Config))
+	written := a.written(cur.config, a.handler.Table())
+	s.Routes = append(make([]admin.Route, 0, len(written.routes)), written.routes...)
+	for i := range s.Routes {
+		a.count(&s.Routes[i])
 	}
-	for _, l := range cur.config.AllLimits() {
-		d := a.metrics.RateLimitDecisions(l.Name)
-		s.Limits = append(s.Limits, admin.Limits{Route: l.Name, Limit: gateway.LimitText(l.RateLimit),
+	for _, l := range written.limits {
+		d := a.metrics.RateLimitDecisions(l.Route)
+		s.Limits = append(s.Limits, admin.Limits{Route: l.Route, Limit: l.Limit,
 			Allowed: d.Allowed, Limited: d.Limited, Local: d.Local, FailOpen: d.FailOpen, FailClosed: d.FailClosed, Delayed: d.Delayed, QueueFull: d.QueueFull})
 	}
 	s.Fleet, s.Limited = a.fleet(cur.config), a.limited.list(a.limiter)
@@ -112,10 +116,9 @@ func (a *App) redisStatus() admin.Dependency {
 	return d
 }
 
-func (a *App) upstreamStatus(up *upstream) (admin.Upstream, []admin.Rejected) {
+func (a *App) upstreamStatus(up *upstream, members []balancer.MemberStatus) (admin.Upstream, []admin.Rejected) {
 	pool := up.pool.Stats()
 	b := up.proxy.Breaker().Status()
-	members := up.pool.Members()
 	failed, failedBy := up.fates.failures(members)
 	row := admin.Upstream{
 		Name: up.config.Name, Service: up.config.Service, Balance: pool.Policy, Index: pool.Index, UpdatedAt: pool.Updated,
@@ -138,8 +141,8 @@ func (a *App) upstreamStatus(up *upstream) (admin.Upstream, []admin.Rejected) {
 			rejected = append(rejected, admin.Rejected{Kind: "instance", Name: r.ID, Service: up.config.Service, Reason: r.Reason})
 		}
 	}
-	for _, m := range members {
-		in := instanceStatus(m)
+	for i := range members {
+		in := instanceStatus(&members[i])
 		in.Failed = failedBy[in.ID]
 		row.Instances = append(row.Instances, in)
 	}
@@ -163,13 +166,13 @@ func breakerStatus(b breaker.Status) admin.Breaker {
 	return row
 }
 
-func instanceStatus(m balancer.MemberStatus) admin.Instance {
-	in := m.Instance
+func instanceStatus(m *balancer.MemberStatus) admin.Instance {
+	in := &m.Instance
 	row := admin.Instance{
 		ID: in.ID, Node: in.Node, Datacenter: in.Datacenter, Address: in.Address,
 		Status: in.Status.String(), State: instanceState(m), Usable: m.Serving, Since: m.Since,
 		Weight: m.Weight, EffectiveWeight: m.Effective, InFlight: m.InFlight, Requests: m.Picks, Failures: m.Failures,
-		Rate: m.Recent.Rate, Ramp: m.Ramp,
+		Rate: m.Rate, Ramp: m.Ramp,
 		Latency:      admin.Latency{P50: admin.Millis(m.Minute.P50), P95: admin.Millis(m.Minute.P95), P99: admin.Millis(m.Minute.P99)},
 		EjectedUntil: m.EjectedUntil, EjectedFor: m.EjectReason,
 		Version: in.Version, Zone: in.Zone, Tags: in.Tags, Meta: in.Meta,
@@ -182,7 +185,7 @@ func instanceStatus(m balancer.MemberStatus) admin.Instance {
 
 // instanceState is the word that decides whether an instance is picked:
 // Consul's, unless we know better.
-func instanceState(m balancer.MemberStatus) string {
+func instanceState(m *balancer.MemberStatus) string {
 	switch {
 	case !m.EjectedUntil.IsZero():
 		return "ejected"
@@ -192,15 +195,49 @@ func instanceState(m balancer.MemberStatus) string {
 	return m.Instance.Status.String()
 }
 
+// written is what the status has of a configuration and its table, and what
+// only a reload changes: viewers ask for it every second.
+type written struct {
+	config *config.Config
+	table  *gateway.Table
+	routes []admin.Route
+	limits []admin.Limits
+}
+
+func (a *App) written(cfg *config.Config, table *gateway.Table) *written {
+	if w := a.page.Load(); w != nil && w.config == cfg && w.table == table {
+		return w
+	}
+	w := &written{config: cfg, table: table}
+	for _, rt := range table.Routes {
+		w.routes = append(w.routes, routeRow(cfg, rt.Config))
+	}
+	for _, l := range cfg.AllLimits() {
+		w.limits = append(w.limits, admin.Limits{Route: l.Name, Limit: gateway.LimitText(l.RateLimit)})
+	}
+	a.page.Store(w)
+	return w
+}
+
+// count fills in what a route's requests were.
+func (a *App) count(row *admin.Route) {
+	counted := a.metrics.Route(row.Name, row.Upstream)
+	row.Stats, row.Answers = statsOf(counted.Stats()), answersOf(counted.Answers())
+}
+
 func (a *App) routeStatus(cfg *config.Config, rc config.Route) admin.Route {
+	row := routeRow(cfg, rc)
+	a.count(&row)
+	return row
+}
+
+func routeRow(cfg *config.Config, rc config.Route) admin.Route {
 	row := admin.Route{
 		Name: rc.Name, Host: rc.Match.Host, Path: rc.Match.Path, Methods: rc.Match.Methods, Priority: rc.Priority,
 		Headers: fields(rc.Match.Headers), Query: fields(rc.Match.Query),
 		Upstream: rc.Upstream.Service, Strip: rc.Upstream.Strip, Prepend: rc.Upstream.Prepend, Policies: rc.Use,
 		Source: "file", Location: fmt.Sprintf("%s:%d", rc.File, rc.Line),
 	}
-	counted := a.metrics.Route(rc.Name, rc.Upstream.Service)
-	row.Stats, row.Answers = statsOf(counted.Stats()), answersOf(counted.Answers())
 	if rc.Redirect != nil {
 		row.Redirect = rc.Redirect.To
 	}
@@ -255,9 +292,12 @@ func (a *App) metricsState() metrics.State {
 		s.Consumers = append(s.Consumers, metrics.ConsumerCount{Source: "kv", Count: len(a.consumers.used())})
 		s.RejectedConsumers = len(a.consumers.rejected())
 	}
+	var members []balancer.MemberStatus // of one upstream after the other
 	for _, up := range a.upstreams.list() {
 		row := metrics.UpstreamState{Name: up.config.Name, Breaker: up.proxy.Breaker().Status().State.String()}
-		for _, m := range up.pool.Members() {
+		members = up.pool.AppendMembers(members[:0])
+		for i := range members {
+			m := &members[i]
 			row.Instances = append(row.Instances, metrics.InstanceState{
 				ID: m.Instance.ID, State: instanceState(m), InFlight: m.InFlight, Weight: m.Effective,
 			})

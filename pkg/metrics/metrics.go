@@ -59,6 +59,7 @@ type Metrics struct {
 	families []Family
 	started  time.Time
 	total    window
+	reasons  map[string]int // places in Options.Reasons; never written after creation
 
 	requests      *counters
 	duration      *histograms
@@ -135,6 +136,10 @@ func New(o Options) *Metrics {
 		started:  time.Now(),
 		routes:   map[routeKey]*Route{},
 		accounts: map[string]*account{},
+		reasons:  make(map[string]int, len(o.Reasons)),
+	}
+	for i, reason := range o.Reasons {
+		m.reasons[reason] = i
 	}
 
 	m.requests = m.counters("proconsul_requests_total", "Requests by route, upstream, method and status.", "route", "upstream", "method", "code")

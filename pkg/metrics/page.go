@@ -3,6 +3,7 @@ package metrics
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -24,33 +25,36 @@ type Answers struct {
 
 // Answers returns the gateway's own answers to requests of the route's name,
 // by reason; none where there were none.
-func (r *Route) Answers() []Answers { return answersOf(r.account) }
+func (r *Route) Answers() []Answers { return r.m.answersOf(r.account) }
 
 // Answers returns the gateway's own answers to all requests, by reason.
 func (m *Metrics) Answers() []Answers {
 	m.mu.Lock()
 	accounts := slices.Collect(maps.Values(m.accounts))
 	m.mu.Unlock()
-	return answersOf(accounts...)
+	return m.answersOf(accounts...)
 }
 
-func answersOf(accounts ...*account) (list []Answers) {
-	sum := map[string]uint64{}
-	seen := map[*account]bool{} // names beyond the bound share one
+func (m *Metrics) answersOf(accounts ...*account) (list []Answers) {
+	sums := make([]uint64, len(m.options.Reasons))
+	overflow := false
 	for _, a := range accounts {
-		if seen[a] {
-			continue
-		}
-		seen[a] = true
-		for reason, c := range a.local {
-			if n := c.count.Load(); n > 0 {
-				sum[reason] += n
+		if a.name == Overflow { // names beyond the bound share one
+			if overflow {
+				continue
 			}
+			overflow = true
+		}
+		for i := range a.local {
+			sums[i] += a.local[i].count.Load()
 		}
 	}
-	for _, reason := range slices.Sorted(maps.Keys(sum)) {
-		list = append(list, Answers{reason, sum[reason]})
+	for i, n := range sums {
+		if n > 0 {
+			list = append(list, Answers{m.options.Reasons[i], n})
+		}
 	}
+	slices.SortFunc(list, func(x, y Answers) int { return strings.Compare(x.Reason, y.Reason) })
 	return list
 }
 

@@ -47,11 +47,12 @@ func newRouteKey(route, upstream string) routeKey { return routeKey{orNone(route
 // account is what is counted by a route's name alone. It is shared by the
 // handles of a route that a reload sent to another upstream.
 type account struct {
+	name     string // Overflow, where names share it
 	inFlight prometheus.Gauge
 	in, out  prometheus.Counter
 	retries  prometheus.Counter
 	budget   prometheus.Counter
-	local    map[string]*answered // by reason; never written after creation
+	local    []answered // in the order of Options.Reasons
 	window   window
 }
 
@@ -113,19 +114,20 @@ func (m *Metrics) accountLocked(name string) *account {
 		return a
 	}
 	a := &account{
+		name:     name,
 		inFlight: m.inFlight.create(name),
 		in:       m.requestBytes.create(name),
 		out:      m.responseBytes.create(name),
 		retries:  m.retries.create(name),
 		budget:   m.budget.create(name),
-		local:    make(map[string]*answered, len(m.options.Reasons)),
+		local:    make([]answered, len(m.options.Reasons)),
 	}
 	label := name
 	if !m.local.room(len(m.options.Reasons)) {
 		label = Overflow
 	}
-	for _, reason := range m.options.Reasons {
-		a.local[reason] = &answered{counter: m.local.create(label, reason)}
+	for i, reason := range m.options.Reasons {
+		a.local[i].counter = m.local.create(label, reason)
 	}
 	m.accounts[name] = a
 	return a
@@ -169,9 +171,9 @@ func (r *Route) End(q Request) {
 		r.m.overhead.Observe(q.Overhead.Seconds())
 	}
 	if q.Reason != "" {
-		if c := a.local[q.Reason]; c != nil {
-			c.counter.Inc()
-			c.count.Add(1)
+		if i, ok := r.m.reasons[q.Reason]; ok {
+			a.local[i].counter.Inc()
+			a.local[i].count.Add(1)
 		}
 	}
 	now := time.Now()

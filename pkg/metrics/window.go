@@ -23,6 +23,7 @@ const (
 	rateSlots   = 2  // full slots that a rate is taken over
 	perOctave   = 4
 	bucketCount = 27 * perOctave // microseconds to about two minutes
+	bucketWords = (bucketCount + 63) / 64
 )
 
 // window is a sliding minute of durations in logarithmic buckets, a quarter
@@ -38,6 +39,7 @@ type slot struct {
 	epoch   atomic.Int64 // which five seconds since 1970
 	count   atomic.Uint32
 	errors  atomic.Uint32
+	used    [bucketWords]atomic.Uint64 // a bit for each bucket that is not empty: few are
 	buckets [bucketCount]atomic.Uint32
 }
 
@@ -48,6 +50,9 @@ func (w *window) add(now time.Time, d time.Duration, status int) {
 	if old := s.epoch.Load(); old != epoch && s.epoch.CompareAndSwap(old, epoch) {
 		s.count.Store(0)
 		s.errors.Store(0)
+		for i := range s.used {
+			s.used[i].Store(0)
+		}
 		for i := range s.buckets {
 			s.buckets[i].Store(0)
 		}
@@ -60,7 +65,9 @@ func (w *window) add(now time.Time, d time.Duration, status int) {
 	} else if status == 429 {
 		w.limited.Add(1)
 	}
-	s.buckets[bucketOf(d)].Add(1)
+	if b := bucketOf(d); s.buckets[b].Add(1) == 1 {
+		s.used[b/64].Or(1 << (b % 64))
+	}
 }
 
 // bucketOf returns the bucket of d: the octave of its microseconds and the two
@@ -87,6 +94,7 @@ func (w *window) stats(now time.Time) Stats {
 	st := Stats{Requests: w.requests.Load(), Errors: w.errors.Load(), Limited: w.limited.Load()}
 	epoch := now.Unix() / slotSeconds
 	var sum [bucketCount]uint64
+	var used [bucketWords]uint64
 	var total, recent, failed uint64
 	for i := range w.slots {
 		s := &w.slots[i]
@@ -98,10 +106,15 @@ func (w *window) stats(now time.Time) Stats {
 			recent += uint64(s.count.Load())
 		}
 		failed += uint64(s.errors.Load())
-		for b := range s.buckets {
-			n := uint64(s.buckets[b].Load())
-			sum[b] += n
-			total += n
+		for w := range s.used {
+			set := s.used[w].Load()
+			used[w] |= set
+			for ; set != 0; set &= set - 1 {
+				b := w*64 + bits.TrailingZeros64(set)
+				n := uint64(s.buckets[b].Load())
+				sum[b] += n
+				total += n
+			}
 		}
 	}
 	into := now.Sub(time.Unix(epoch*slotSeconds, 0)).Seconds()
@@ -110,15 +123,18 @@ func (w *window) stats(now time.Time) Stats {
 		return st
 	}
 	st.ErrorShare = min(1, float64(failed)/float64(total))
-	quantile := func(q float64) time.Duration {
-		rank, seen := uint64(q*float64(total-1)), uint64(0)
-		for b, n := range sum {
-			if seen += n; seen > rank {
-				return middle(b)
+	quantiles := [...]float64{.50, .95, .99}
+	found := [...]*time.Duration{&st.P50, &st.P95, &st.P99}
+	seen, next := uint64(0), 0
+	for w, set := range used {
+		for ; set != 0; set &= set - 1 {
+			b := w*64 + bits.TrailingZeros64(set)
+			seen += sum[b]
+			for next < len(found) && seen > uint64(quantiles[next]*float64(total-1)) {
+				*found[next] = middle(b)
+				next++
 			}
 		}
-		return middle(bucketCount - 1)
 	}
-	st.P50, st.P95, st.P99 = quantile(.50), quantile(.95), quantile(.99)
 	return st
 }
