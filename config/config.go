@@ -115,6 +115,7 @@ type ListenTimeouts struct {
 	ReadHeader time.Duration `yaml:"read_header" min:"100ms" max:"10m"` // request line and header, and before them the TLS handshake
 	Idle       time.Duration `yaml:"idle"`                              // how long a connection may stay without a request
 	BodyRead   time.Duration `yaml:"body_read"`                         // between two reads of a request body; 0: none
+	BodyWrite  time.Duration `yaml:"body_write"`                        // for the client to take 32 KiB of an answer; 0: for ever
 }
 
 // Admin is the listener for operators.

@@ -60,7 +60,7 @@ func DefaultListen() Listen {
 			// Above the 60 s of common balancers: whoever opened a connection
 			// should be the one that closes it, or a request meets the close.
 			Idle:     75 * time.Second,
-			BodyRead: time.Minute,
+			BodyRead: time.Minute, BodyWrite: time.Minute,
 		},
 	}
 }

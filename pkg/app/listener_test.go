@@ -105,6 +105,60 @@ func TestReplicasShareAPort(t *testing.T) {
 	}
 }
 
+// TestClientsThatTakeNothing asks for more than connections hold: a client that
+// does not read is cut off, and one that reads slowly gets all of it.
+func TestClientsThatTakeNothing(t *testing.T) {
+	t.Parallel()
+	bin := binaries(t)
+	e := bin.StartEcho(t, parts.EchoOptions{Name: "echo", ID: "echo-1"})
+	for _, engine := range []string{"fast", "std"} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			r := bin.StartReplica(t, parts.ReplicaOptions{
+				Config:   fixed(e) + "routes: [{name: echo, match: {path: /}, upstream: {service: echo}}]\n",
+				Listener: "engine: " + engine + ", timeouts: {body_write: 2s}",
+			})
+			const size = 24 << 20
+			ask := func() net.Conn {
+				c, err := net.Dial("tcp", r.Addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { c.Close() })
+				if err := c.(*net.TCPConn).SetReadBuffer(32 << 10); err != nil {
+					t.Fatal(err)
+				}
+				_, _ = fmt.Fprintf(c, "GET /?size=%d HTTP/1.1\r\nHost: x\r\n\r\n", size)
+				return c
+			}
+			stuck, slow := ask(), ask()
+			resp, err := http.ReadResponse(bufio.NewReaderSize(slow, 4<<10), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// It pauses for less than it may, again and again, for longer than
+			// that in all.
+			pause, read := time.NewTicker(250*time.Millisecond), int64(0)
+			defer pause.Stop()
+			for read < size {
+				<-pause.C
+				n, err := io.CopyN(io.Discard, resp.Body, size/16)
+				if read += n; err != nil && err != io.EOF {
+					t.Fatalf("a slow client was cut off after %d of %d bytes: %v", read, size, err)
+				}
+			}
+			parts.Eventually(t, patience, "the gateway still waits for a client that takes nothing", func() bool {
+				n, _ := r.Metric("proconsul_requests_total", "route", "echo")
+				return n == 2
+			})
+			n, err := io.Copy(io.Discard, stuck)
+			if n >= size {
+				t.Errorf("a client that took nothing for long got all of it (%v)", err)
+			}
+		})
+	}
+}
+
 // TestHalfClosedTunnel ends an instance's direction of a switched connection:
 // the client hears of it, and what it says after that still arrives.
 func TestHalfClosedTunnel(t *testing.T) {

@@ -29,6 +29,7 @@ func (h *Handler) Listener(c config.Listen) http.Handler {
 		maxHeaders: c.Limits.MaxHeaders,
 		maxBody:    int64(c.Limits.MaxBodyBytes),
 		bodyRead:   c.Timeouts.BodyRead,
+		bodyWrite:  c.Timeouts.BodyWrite,
 		redirect:   c.RedirectToTLS,
 		tellCert:   c.TLS != nil && c.TLS.ForwardClientCert,
 	}
@@ -63,6 +64,7 @@ type listener struct {
 	maxHeaders int
 	maxBody    int64
 	bodyRead   time.Duration
+	bodyWrite  time.Duration
 	admission  *admission // nil: no limit
 	exchanges  sync.Pool  // of *middleware.Exchange
 	redirect   int        // port of the TLS listener to send clients to; 0: serve them
@@ -75,6 +77,7 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ex = new(middleware.Exchange)
 	}
 	ex.Begin(w, time.Now())
+	ex.Patience = l.bodyWrite
 	ex.Listener = l.name
 	alone := r.Body == nil || r.Body == http.NoBody
 	if _, shown := r.Header[TraceHeader]; shown {

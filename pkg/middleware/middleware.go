@@ -52,6 +52,10 @@ type Attempt struct {
 type Exchange struct {
 	w http.ResponseWriter
 
+	// Patience is how long a client may take for a part of an answer once the
+	// answer is larger than a connection's buffers hold; 0: for ever.
+	Patience time.Duration
+
 	Start     time.Time
 	RequestID string
 	ClientIP  netip.Addr // after trusted proxies, unmapped, without zone
@@ -184,9 +188,26 @@ func (e *Exchange) Write(b []byte) (int, error) {
 	if e.Status == 0 {
 		e.Status = http.StatusOK
 	}
+	size := e.Bytes + int64(len(b))
+	if e.Patience > 0 && size > patientBytes {
+		e.deadline(time.Now().Add(e.Patience * time.Duration(1+len(b)/patientBytes)))
+		defer e.deadline(time.Time{}) // or an HTTP/2 stream that pauses would end
+	}
 	n, err := e.w.Write(b)
 	e.Bytes += int64(n)
 	return n, err
+}
+
+// patientBytes is what the buffers of any connection take, so that a smaller
+// answer waits for nobody; and the part of a larger one that Patience is for.
+const patientBytes = 32 << 10
+
+// deadline bounds writing. A writer without deadlines (a test's) has no
+// connection to protect.
+func (e *Exchange) deadline(t time.Time) {
+	if w, ok := e.w.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		_ = w.SetWriteDeadline(t)
+	}
 }
 
 // ReadFrom implements io.ReaderFrom, so that the server may move the body
@@ -205,6 +226,10 @@ func (e *Exchange) ReadFrom(r io.Reader) (int64, error) {
 func (e *Exchange) FlushError() error {
 	if e.Status == 0 {
 		e.Status = http.StatusOK
+	}
+	if e.Patience > 0 && e.Bytes > patientBytes {
+		e.deadline(time.Now().Add(e.Patience))
+		defer e.deadline(time.Time{})
 	}
 	return http.NewResponseController(e.w).Flush()
 }
