@@ -2,9 +2,11 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,17 +21,17 @@ func (b *builder) checkValidate(path string, v *Validate) {
 		b.checkParam(at(join(path, "params"), i), p)
 	}
 	if v.BodySchema != "" {
-		v.Schema = compiled(b, join(path, "body_schema"), v.BodySchema, b.schemas, schema.CompileJSON)
+		v.Schema = compiled(b, join(path, "body_schema"), v.BodySchema, b.schemas, schema.Compiler.JSON)
 	}
 	if v.OpenAPI != "" {
-		v.API = compiled(b, join(path, "openapi"), v.OpenAPI, b.apis, schema.CompileAPI)
+		v.API = compiled(b, join(path, "openapi"), v.OpenAPI, b.apis, schema.Compiler.API)
 	}
 }
 
 // compiled returns the document that a key names or holds; nil where it is
 // faulty, which is reported. A document that several sections name is compiled
 // once.
-func compiled[T any](b *builder, path, value string, done map[string]*T, compile func(file string, text []byte) (*T, *schema.Mistake)) *T {
+func compiled[T any](b *builder, path, value string, done map[string]*T, compile func(k schema.Compiler, file string, text []byte) (*T, *schema.Mistake)) *T {
 	if !b.sound(path) {
 		return nil
 	}
@@ -56,7 +58,12 @@ func compiled[T any](b *builder, path, value string, done map[string]*T, compile
 			return nil
 		}
 	}
-	c, mistake := compile(file, text)
+	// What the document refers to is read in no certain order.
+	others := map[string][]byte{}
+	c, mistake := compile(schema.Compiler{OnFile: func(file string, text []byte) { others[file] = text }}, file, text)
+	for _, other := range slices.Sorted(maps.Keys(others)) {
+		b.refers(other, others[other])
+	}
 	if mistake != nil {
 		b.faultyDocument(path, *mistake)
 		return nil
@@ -72,13 +79,21 @@ const maxDocument = 8 << 20
 // change of it is a change.
 func (b *builder) document(file string) ([]byte, error) {
 	if f, err := os.Stat(file); err == nil && !f.Mode().IsRegular() {
+		b.refers(file, nil)
 		return nil, fmt.Errorf("it is no file")
 	}
 	text, err := readBounded(file, maxDocument)
-	if err == nil {
-		fmt.Fprintf(b.referenced, "%s\x00%d\x00%s", file, len(text), text)
-	}
+	b.refers(file, text)
 	return text, err
+}
+
+// refers has a file count as a part of the configuration, as it is or as it may
+// come to be.
+func (b *builder) refers(file string, text []byte) {
+	fmt.Fprintf(b.referenced, "%s\x00%d\x00%s", file, len(text), text)
+	if b.o.OnFile != nil {
+		b.o.OnFile(file)
+	}
 }
 
 // faultyDocument reports a mistake where it stands: in the document's own

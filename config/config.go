@@ -23,7 +23,7 @@ type Config struct {
 	Version      int          `yaml:"version" enum:"1"`           // the format's
 	Default      string       `yaml:"default" enum:"allow|deny"`  // deny: a route without auth keeps the configuration from loading
 	Listen       []Listen     `yaml:"listen" restart:"yes"`       // public listeners
-	Admin        Admin        `yaml:"admin" restart:"yes"`        // the operators' listener
+	Admin        Admin        `yaml:"admin"`                      // the operators' listener
 	Consul       Consul       `yaml:"consul" restart:"yes"`       // how to reach the agent
 	KV           KV           `yaml:"kv" restart:"yes"`           // what is read from Consul's KV store
 	Redis        Redis        `yaml:"redis" restart:"yes"`        // the store that replicas share limits through
@@ -120,9 +120,9 @@ type ListenTimeouts struct {
 
 // Admin is the listener for operators.
 type Admin struct {
-	Addr     string       `yaml:"addr"`     // HOST:PORT; empty: no admin listener
-	Tokens   []AdminToken `yaml:"tokens"`   // who may do what
-	Insecure bool         `yaml:"insecure"` // allow a non-loopback address without a token
+	Addr     string       `yaml:"addr" restart:"yes"`     // HOST:PORT; empty: no admin listener
+	Tokens   []AdminToken `yaml:"tokens"`                 // who may do what
+	Insecure bool         `yaml:"insecure" restart:"yes"` // allow a non-loopback address without a token
 }
 
 // AdminToken is a bearer token and what it may do.
@@ -153,7 +153,8 @@ type KV struct {
 	Consumers string `yaml:"consumers"` // prefix with a consumer below each key, as proconsul/consumers/; empty: none are read. The agent's token needs key_prefix read on it
 }
 
-// ClientTLS is what a TLS client of ours needs.
+// ClientTLS is what a TLS client of ours needs. Its files are read again when they
+// change.
 type ClientTLS struct {
 	CAFile     string `yaml:"ca_file"`     // PEM bundle to trust instead of the system's
 	CertFile   string `yaml:"cert_file"`   // PEM client certificate

@@ -23,8 +23,8 @@ type LoadOptions struct {
 	// from files: for text whose author may not see this process's environment.
 	HideOutside bool
 
-	// OnFile is told of each file that ${file:...} names, whether it can be read
-	// or not; it may be nil.
+	// OnFile is told of each file that ${file:...} names, or that a document of
+	// validate is in or refers to, whether it can be read or not; it may be nil.
 	OnFile func(path string)
 }
 

@@ -1,7 +1,9 @@
 package consul
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -59,12 +63,17 @@ const (
 // when it is used and keeps its own connections.
 type Client struct {
 	api        *api.Client
-	transport  *http.Transport
+	tls        api.TLSConfig // what its connections are opened by, where https
+	fresh      func() (*http.Transport, error)
+	transport  atomic.Pointer[http.Transport]
 	token      *token
 	addr       string // for messages: without credentials
 	datacenter string
 	wait       time.Duration
 	https      bool // many queries share a connection: Consul's https listener speaks HTTP/2
+
+	mu   sync.Mutex // one Refresh at a time
+	read []byte     // a digest of the TLS files
 }
 
 // NewClient checks the options and returns a client. It reads the files that
@@ -115,14 +124,16 @@ func NewClient(o Options) (*Client, error) {
 		dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return inner(ctx, "unix", socket) }
 		addr = "localhost"
 	}
-	if c.transport, err = newTransport(o.TLS, cfg, dial, c.https, local(c.addr)); err != nil {
+	c.tls = tlsOf(o.TLS, cfg)
+	c.fresh = func() (*http.Transport, error) { return newTransport(c.tls, dial, c.https, local(c.addr)) }
+	if _, err := c.Refresh(); err != nil {
 		return nil, err
 	}
 
 	cfg.Address, cfg.Scheme = scheme+"://"+addr, scheme
-	cfg.Transport = c.transport
+	cfg.Transport = c.transport.Load()
 	cfg.HttpClient = &http.Client{
-		Transport: &door{next: c.transport, token: tok},
+		Transport: &door{next: &c.transport, token: tok},
 		// A redirect would carry the token to wherever it points.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -162,7 +173,63 @@ func newToken(o Options, env *api.Config) (*token, error) {
 	return t, nil
 }
 
-func newTransport(o TLS, env *api.Config, dial func(context.Context, string, string) (net.Conn, error), https, near bool) (*http.Transport, error) {
+// tlsOf keeps the precedence of the consul CLI: the configuration, then the
+// environment.
+func tlsOf(o TLS, env *api.Config) api.TLSConfig {
+	c := env.TLSConfig
+	for _, f := range []struct {
+		to   *string
+		from string
+	}{{&c.CAFile, o.CAFile}, {&c.CertFile, o.CertFile}, {&c.KeyFile, o.KeyFile}, {&c.Address, o.ServerName}} {
+		if f.from != "" {
+			*f.to = f.from
+		}
+	}
+	if o.SkipVerify {
+		c.InsecureSkipVerify = true
+	}
+	return c
+}
+
+// Files lists the files that TLS connections to the agent are opened by.
+func (c *Client) Files() (files []string) {
+	for _, f := range []string{c.tls.CAFile, c.tls.CertFile, c.tls.KeyFile} {
+		if f != "" && c.https {
+			files = append(files, f)
+		}
+	}
+	return files
+}
+
+// Refresh reads those files again. Where one has changed new connections are
+// made, and queries under way finish on theirs; where one cannot be used nothing
+// changes.
+func (c *Client) Refresh() (changed bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sum := sha256.New()
+	for _, file := range c.Files() {
+		text, _ := os.ReadFile(file) // what is wrong with it is said below
+		part := sha256.Sum256(text)
+		sum.Write(part[:])
+	}
+	old, read := c.transport.Load(), sum.Sum(nil)
+	if old != nil && bytes.Equal(c.read, read) {
+		return false, nil
+	}
+	next, err := c.fresh()
+	if err != nil {
+		return false, err
+	}
+	c.read = read
+	c.transport.Store(next)
+	if old != nil {
+		old.CloseIdleConnections()
+	}
+	return true, nil
+}
+
+func newTransport(conf api.TLSConfig, dial func(context.Context, string, string) (net.Conn, error), https, near bool) (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy:       nil, // an agent is not behind HTTP_PROXY; the default transport would ask it
 		DialContext: dial,
@@ -177,20 +244,8 @@ func newTransport(o TLS, env *api.Config, dial func(context.Context, string, str
 	if !https {
 		return t, nil
 	}
-	tlsConfig := env.TLSConfig
-	for _, f := range []struct {
-		to   *string
-		from string
-	}{{&tlsConfig.CAFile, o.CAFile}, {&tlsConfig.CertFile, o.CertFile}, {&tlsConfig.KeyFile, o.KeyFile}, {&tlsConfig.Address, o.ServerName}} {
-		if f.from != "" {
-			*f.to = f.from
-		}
-	}
-	if o.SkipVerify {
-		tlsConfig.InsecureSkipVerify = true
-	}
 	var err error
-	if t.TLSClientConfig, err = api.SetupTLSConfig(&tlsConfig); err != nil {
+	if t.TLSClientConfig, err = api.SetupTLSConfig(&conf); err != nil {
 		return nil, fmt.Errorf("consul: tls: %w", err)
 	}
 	t.ForceAttemptHTTP2 = true
@@ -218,11 +273,11 @@ func local(addr string) bool {
 func (c *Client) Addr() string { return c.addr }
 
 // CloseIdle closes the connections that carry no query.
-func (c *Client) CloseIdle() { c.transport.CloseIdleConnections() }
+func (c *Client) CloseIdle() { c.transport.Load().CloseIdleConnections() }
 
 // door sets the token of each request and bounds each answer.
 type door struct {
-	next  http.RoundTripper
+	next  *atomic.Pointer[http.Transport]
 	token *token
 }
 
@@ -234,7 +289,7 @@ func (d *door) RoundTrip(req *http.Request) (*http.Response, error) {
 		out.Header.Set("X-Consul-Token", t)
 	}
 	out.Header.Set("User-Agent", "proconsul")
-	resp, err := d.next.RoundTrip(&out)
+	resp, err := d.next.Load().RoundTrip(&out)
 	if err != nil {
 		return nil, err
 	}

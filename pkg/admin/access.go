@@ -51,6 +51,13 @@ func hashTokens(tokens []Token) []hashedToken {
 	return out
 }
 
+// SetTokens says anew who may do what. Who follows the stream by a token that is
+// gone is let go.
+func (a *Admin) SetTokens(tokens []Token) {
+	hashed := hashTokens(tokens)
+	a.tokens.Store(&hashed)
+}
+
 // CheckExposure returns an error where a listener on addr would let anyone on
 // the network in: its address is not loopback, no token is set, and the
 // operator did not say that this is meant.
@@ -135,9 +142,10 @@ func (a *Admin) roleOf(r *http.Request) (Role, string) {
 		}
 		sum := sha256.Sum256([]byte(strings.TrimSpace(value)))
 		var found *hashedToken
-		for i := range a.tokens { // all of them, so that time tells nothing
-			if subtle.ConstantTimeCompare(sum[:], a.tokens[i].sum[:]) == 1 {
-				found = &a.tokens[i]
+		tokens := *a.tokens.Load()
+		for i := range tokens { // all of them, so that time tells nothing
+			if subtle.ConstantTimeCompare(sum[:], tokens[i].sum[:]) == 1 {
+				found = &tokens[i]
 			}
 		}
 		if found == nil {

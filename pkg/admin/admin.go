@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -72,7 +73,7 @@ const (
 // use.
 type Admin struct {
 	o      Options
-	tokens []hashedToken
+	tokens atomic.Pointer[[]hashedToken]
 	mux    *http.ServeMux
 	cross  *http.CrossOriginProtection
 	page   *page
@@ -97,12 +98,12 @@ func New(o Options) *Admin {
 	}
 	a := &Admin{
 		o:      o,
-		tokens: hashTokens(o.Tokens),
 		mux:    http.NewServeMux(),
 		cross:  http.NewCrossOriginProtection(),
 		page:   newPage(),
 		closed: make(chan struct{}),
 	}
+	a.SetTokens(o.Tokens)
 	a.stream = newStream(a.status, o.Events)
 	a.routes()
 	return a

@@ -291,6 +291,9 @@ func (a *Admin) getStream(w http.ResponseWriter, r *http.Request) {
 		}
 		select {
 		case <-ticker.C:
+			if role, _ := a.roleOf(r); !role.covers(RoleViewer) {
+				return
+			}
 		case <-r.Context().Done():
 			return
 		case <-a.closed:

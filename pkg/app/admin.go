@@ -31,13 +31,6 @@ func (a *App) openAdmin(cfg *config.Config) error {
 	if c.Addr == "" {
 		return nil
 	}
-	var tokens []admin.Token
-	for _, t := range c.Tokens {
-		tokens = append(tokens, admin.Token{Name: t.Name, Role: admin.Role(t.Role), Value: t.Token.Reveal()})
-	}
-	if err := admin.CheckExposure(c.Addr, tokens, c.Insecure); err != nil {
-		return err
-	}
 	if c.Insecure {
 		a.log.Warn("the admin listener is open to everyone who reaches it", "addr", c.Addr, "key", "admin.insecure")
 	}
@@ -56,7 +49,7 @@ func (a *App) openAdmin(cfg *config.Config) error {
 		Metrics:  a.metrics.Handler(),
 		Events:   a.events,
 		Log:      a.log.With("component", "admin"),
-		Tokens:   tokens,
+		Tokens:   tokensOf(c),
 		Insecure: c.Insecure,
 		OpenAPI:  api.YAML(), OpenAPIJSON: spec,
 
@@ -83,6 +76,13 @@ func (a *App) openAdmin(cfg *config.Config) error {
 	handler := admin.New(o)
 	a.admin = &operators{listener: l, http: handler.Server(), handler: handler}
 	return nil
+}
+
+func tokensOf(c config.Admin) (tokens []admin.Token) {
+	for _, t := range c.Tokens {
+		tokens = append(tokens, admin.Token{Name: t.Name, Role: admin.Role(t.Role), Value: t.Token.Reveal()})
+	}
+	return tokens
 }
 
 func (o *operators) serve(context.Context) error {

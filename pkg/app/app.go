@@ -97,6 +97,7 @@ type App struct {
 	handler       *gateway.Handler
 	public        []*server
 	secured       []secured          // what those of them with TLS show
+	ours          []ours             // files for connections to Consul and Redis
 	acme          *acme.Certificates // nil: none are obtained
 	admin         *operators         // nil: none
 	events        *admin.Events
@@ -106,7 +107,7 @@ type App struct {
 	overrides overrides       // what else they hold
 	limited   limited         // whom the limiter limits most
 	served    []config.Listen // the public listeners, which a reload leaves as they are
-	kv        config.KV       // likewise
+	began     *config.Config  // what only a restart takes over is as it has it
 	level     slog.Level      // of the log, as the configuration has it
 	ready     chan struct{}   // closed when the app is first ready
 	once      sync.Once
@@ -141,7 +142,7 @@ func New(cfg *config.Config, o Options) (_ *App, err error) {
 	if o.Level != nil {
 		a.level = o.Level.Level()
 	}
-	a.served, a.kv = cfg.Listen, cfg.KV
+	a.served, a.began = cfg.Listen, cfg
 	a.events = admin.NewEvents(eventsKept)
 	a.metrics = metrics.New(metrics.Options{Version: o.Version, Reasons: reasons(), Log: a.log, NativeHistograms: cfg.Metrics.NativeHistograms, MaxSeries: cfg.Metrics.MaxSeries})
 	a.catalog = discovery.NewCatalog()
@@ -210,6 +211,9 @@ func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
 	if err := served.Confused(); err != nil {
 		return nil, nil, fmt.Errorf("with the listeners and kv of the start: %w", err)
 	}
+	if err := admin.CheckExposure(served.Admin.Addr, tokensOf(served.Admin), served.Admin.Insecure); err != nil {
+		return nil, nil, err
+	}
 	p, err := a.upstreams.plan(cfg)
 	if err != nil {
 		return nil, nil, err
@@ -244,7 +248,8 @@ func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
 // at the start: whom callers may be taken for is judged by that.
 func (a *App) asServed(cfg *config.Config) *config.Config {
 	served := *cfg
-	served.Listen, served.KV = a.served, a.kv
+	served.Listen, served.KV = a.served, a.began.KV
+	served.Admin.Addr, served.Admin.Insecure = a.began.Admin.Addr, a.began.Admin.Insecure
 	return &served
 }
 
@@ -258,6 +263,9 @@ func (a *App) take(source string, cfg *config.Config, p *plan, table *gateway.Ta
 	a.keys.Use(table.Identity())
 	a.handler.Swap(table)
 	drop()
+	if a.admin != nil {
+		a.admin.handler.SetTokens(tokensOf(cfg.Admin))
+	}
 	if a.accessLog != nil {
 		a.accessLog.Configure(cfg.AccessLog)
 	}

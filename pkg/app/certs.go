@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/consul"
 	"github.com/proconsul/proconsul/pkg/acme"
 	"github.com/proconsul/proconsul/pkg/admin"
 	"github.com/proconsul/proconsul/pkg/certs"
@@ -23,6 +24,27 @@ type secured struct {
 	listener string
 	store    *certs.Store
 }
+
+// files are what a connection of the gateway's own is opened by.
+type files interface {
+	Files() []string
+	Load() (changed bool, err error)
+}
+
+// refreshed are the files of a client that remakes its connections itself.
+type refreshed struct{ *consul.Client }
+
+// Load implements files.
+func (r refreshed) Load() (changed bool, err error) { return r.Refresh() }
+
+// ours are the files for connections to something that the gateway stands on.
+type ours struct {
+	of string
+	files
+}
+
+// follow has files read again when they change.
+func (a *App) follow(of string, f files) { a.ours = append(a.ours, ours{of, f}) }
 
 // openCertificates reads the certificates of a listener; nil where it is clear.
 func (a *App) openCertificates(c config.Listen) (*certs.Store, error) {
@@ -107,12 +129,15 @@ type shownCertificate struct {
 }
 
 // followCertificates reads certificate files again after they may have changed,
-// those of listeners and those for instances. It is no reload: one that cannot
+// those of listeners, for instances, for Consul and for Redis. It is no reload: one that cannot
 // be used leaves the old in place, and everything else alone.
 func (a *App) followCertificates(ctx context.Context) error {
 	files := func() (list []string) {
 		for _, s := range a.secured {
 			list = append(list, s.store.Files()...)
+		}
+		for _, o := range a.ours {
+			list = append(list, o.Files()...)
 		}
 		return append(list, a.upstreams.tlsFiles()...)
 	}
@@ -153,6 +178,10 @@ func (a *App) readCertificates() {
 		if changed {
 			a.warnOfExpiry(s.listener, s.store)
 		}
+	}
+	for _, o := range a.ours {
+		changed, err := o.Load()
+		a.tellCertificates(o.of, changed, err)
 	}
 	for _, up := range a.upstreams.list() {
 		if len(up.tlsFiles()) == 0 {

@@ -29,6 +29,9 @@ func (a *App) openConsul(cfg *config.Config) error {
 		return err
 	}
 	a.client = client
+	if len(client.Files()) > 0 {
+		a.follow("consul", refreshed{client})
+	}
 	log := a.log.With("component", "consul") // the watcher adds its own
 	o := consul.WatchOptions{
 		OnQuery: func(key string, err error, _ time.Duration) {

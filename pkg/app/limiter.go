@@ -1,14 +1,12 @@
 package app
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/admin"
+	"github.com/proconsul/proconsul/pkg/certs"
 	"github.com/proconsul/proconsul/pkg/limiter"
 )
 
@@ -33,10 +31,12 @@ func (a *App) openLimiter(cfg *config.Config) error {
 			Master: r.Master, SentinelUsername: r.SentinelUsername, SentinelPassword: r.SentinelPassword.Reveal(),
 			Username: r.Username, Password: r.Password.Reveal(), DB: r.DB, Timeout: r.Timeout}
 		if r.TLS != nil {
-			var err error
-			if o.Redis.TLS, err = clientTLS(*r.TLS); err != nil {
+			files, err := certs.OpenClient(*r.TLS)
+			if err != nil {
 				return fmt.Errorf("redis: %w", err)
 			}
+			o.Redis.TLS = files.Current
+			a.follow("redis", files)
 		}
 	}
 	var err error
@@ -50,27 +50,4 @@ func (a *App) onStore(s limiter.State) {
 		ev.Severity, ev.Message = admin.Warn, "Redis is away: limits are kept by each replica's share; "+s.LastError
 	}
 	a.tell(ev)
-}
-
-// clientTLS reads the files that c names.
-func clientTLS(c config.ClientTLS) (*tls.Config, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName, InsecureSkipVerify: c.SkipVerify}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("tls.ca_file: %w", err)
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls.ca_file: %s holds no PEM certificate", c.CAFile)
-		}
-	}
-	if c.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("tls.cert_file: %w", err)
-		}
-		t.Certificates = []tls.Certificate{cert}
-	}
-	return t, nil
 }

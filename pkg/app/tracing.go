@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/certs"
 	"github.com/proconsul/proconsul/pkg/tracing"
 )
 
@@ -20,9 +21,11 @@ func (a *App) openTracing(cfg *config.Config) error {
 	}
 	var err error
 	if c.CAFile != "" {
-		if o.TLS, err = clientTLS(config.ClientTLS{CAFile: c.CAFile}); err != nil {
+		files, err := certs.OpenClient(config.ClientTLS{CAFile: c.CAFile})
+		if err != nil {
 			return fmt.Errorf("tracing: %w", err)
 		}
+		o.TLS = files.Current()
 	}
 	if a.tracer, err = tracing.New(o, tracingRules(c)); err != nil {
 		return fmt.Errorf("tracing: %w", err)

@@ -1,5 +1,6 @@
-// Package certs holds the certificates that a listener shows and the issuers
-// whose client certificates it takes: it reads them from files, chooses one by
+// Package certs holds the certificates that a listener shows, the issuers whose
+// client certificates it takes, and both for the gateway's own connections to
+// what it stands on: it reads them from files, chooses one by
 // the name that the client asks for, and reads them again when it is told to.
 // A file that cannot be used leaves in place what was read from it before. It
 // watches nothing itself, and no key leaves it but to crypto/tls.

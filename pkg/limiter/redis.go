@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -58,8 +59,8 @@ type Redis struct {
 
 	Username string
 	Password string
-	DB       int         // 0 in a cluster
-	TLS      *tls.Config // nil: clear
+	DB       int                // 0 in a cluster
+	TLS      func() *tls.Config // for the next connection; nil: clear
 	// Timeout bounds one call to the store, and so what an outage costs one
 	// request at its very beginning. 0: 25ms.
 	Timeout time.Duration
@@ -93,6 +94,17 @@ func (o *Redis) check() error {
 	return nil
 }
 
+// dialer returns what opens connections with TLS; nil: the library's own, without.
+func (o *Redis) dialer(timeout time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	if o.TLS == nil {
+		return nil
+	}
+	to := &net.Dialer{Timeout: timeout, KeepAlive: 5 * time.Minute}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return (&tls.Dialer{NetDialer: to, Config: o.TLS()}).DialContext(ctx, network, addr)
+	}
+}
+
 // client returns a client whose calls end within the timeout. A call that
 // failed is not repeated: its fate is not known and its caller has been
 // answered. After PoolSize dials that failed, go-redis tries once a second
@@ -105,7 +117,7 @@ func (o *Redis) client(timeout time.Duration) redis.UniversalClient {
 	case Sentinel:
 		return redis.NewFailoverClient(&redis.FailoverOptions{
 			MasterName: o.Master, SentinelAddrs: o.Addrs, SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword,
-			Username: o.Username, Password: o.Password, DB: o.DB, TLSConfig: o.TLS,
+			Username: o.Username, Password: o.Password, DB: o.DB, Dialer: o.dialer(dial),
 			MaxRetries: -1, DialerRetries: 1,
 			DialTimeout: dial, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
 			ContextTimeoutEnabled: true, PoolSize: patientDials, PipelinePoolSize: patientDials,
@@ -113,7 +125,7 @@ func (o *Redis) client(timeout time.Duration) redis.UniversalClient {
 		})
 	case Cluster:
 		return redis.NewClusterClient(&redis.ClusterOptions{
-			Addrs: o.Addrs, Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
+			Addrs: o.Addrs, Username: o.Username, Password: o.Password, Dialer: o.dialer(dial),
 			// A slot that has moved is followed, within the call's timeout.
 			MaxRedirects: 3, MaxRetries: -1, DialerRetries: 1,
 			DialTimeout: dial, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
@@ -122,7 +134,7 @@ func (o *Redis) client(timeout time.Duration) redis.UniversalClient {
 		})
 	}
 	return redis.NewClient(&redis.Options{
-		Addr: o.Addr, Username: o.Username, Password: o.Password, DB: o.DB, TLSConfig: o.TLS,
+		Addr: o.Addr, Username: o.Username, Password: o.Password, DB: o.DB, Dialer: o.dialer(dial),
 		MaxRetries: -1, DialerRetries: 1,
 		DialTimeout: dial, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
 		ContextTimeoutEnabled: true, PoolSize: patientDials, PipelinePoolSize: patientDials,

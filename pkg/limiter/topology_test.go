@@ -259,7 +259,7 @@ func TestTLSAndACL(t *testing.T) {
 	port := parts.FreePorts(t, 1)[0]
 	args := []string{"--tls-port", fmt.Sprint(port), "--tls-cert-file", cert + ".crt", "--tls-key-file", cert + ".key", "--tls-auth-clients", "no", "--user"}
 	parts.StartRedis(t, append(args, strings.Fields("proconsul on >s3cret ~rl:* resetchannels -@all "+limiter.Commands)...)...)
-	o := limiter.Redis{Addr: fmt.Sprintf("127.0.0.1:%d", port), Username: "proconsul", Password: "s3cret", TLS: &tls.Config{RootCAs: pool}, Timeout: patient}
+	o := limiter.Redis{Addr: fmt.Sprintf("127.0.0.1:%d", port), Username: "proconsul", Password: "s3cret", TLS: func() *tls.Config { return &tls.Config{RootCAs: pool} }, Timeout: patient}
 	l := start(t, limiter.Options{Redis: &o})
 	p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(2, time.Hour)}})
 	parts.Eventually(t, 5*time.Second, "the store is not reached", func() bool { return l.State().Up })

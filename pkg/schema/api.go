@@ -26,20 +26,24 @@ type API struct {
 	bases  []string  // paths of its servers; their hosts are the gateway's business
 }
 
-// CompileAPI compiles an OpenAPI document. file is where it stands, from which
-// it may refer to other files; empty: it may not.
-func CompileAPI(file string, text []byte) (*API, *Mistake) {
+// CompileAPI is Compiler.API.
+func CompileAPI(file string, text []byte) (*API, *Mistake) { return Compiler{}.API(file, text) }
+
+// API compiles an OpenAPI document. file is where it stands, from which it may
+// refer to other files; empty: it may not.
+func (k Compiler) API(file string, text []byte) (*API, *Mistake) {
 	d, m := read(file, text)
 	if m != nil {
 		return nil, m
 	}
+	d.compiler = k
 	l := openapi3.NewLoader()
 	l.IsExternalRefsAllowed = file != ""
 	l.ReadFromURIFunc = func(_ *openapi3.Loader, u *url.URL) ([]byte, error) {
 		if u.Scheme != "" && u.Scheme != "file" || file == "" {
 			return nil, errors.New("a document in a file may refer to files, and nothing to anything else")
 		}
-		other, m := readFile(filepath.FromSlash(u.Path))
+		other, m := k.readFile(filepath.FromSlash(u.Path))
 		if m != nil {
 			return nil, m
 		}

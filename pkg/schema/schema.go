@@ -66,6 +66,8 @@ type document struct {
 	file string // empty: the text stands in the configuration
 	text []byte
 	root *yaml.Node
+
+	compiler Compiler
 }
 
 // read parses a document. Its text never gets into a message: a path may lead
@@ -200,14 +202,25 @@ func mentions(text, key string) bool {
 // JSON is a compiled JSON Schema. It is safe for concurrent use.
 type JSON struct{ schema *jsonschema.Schema }
 
-// CompileJSON compiles a JSON Schema, draft 2020-12 where it does not say
-// otherwise, formats asserted. file is where it stands, from which it may refer
-// to other files; empty: it may not.
-func CompileJSON(file string, text []byte) (*JSON, *Mistake) {
+// Compiler compiles documents.
+type Compiler struct {
+	// OnFile is told of every file that a document refers to, with its text, or
+	// nil where it cannot be read; perhaps more than once. It may be nil.
+	OnFile func(file string, text []byte)
+}
+
+// CompileJSON is Compiler.JSON.
+func CompileJSON(file string, text []byte) (*JSON, *Mistake) { return Compiler{}.JSON(file, text) }
+
+// JSON compiles a JSON Schema, draft 2020-12 where it does not say otherwise,
+// formats asserted. file is where it stands, from which it may refer to other
+// files; empty: it may not.
+func (k Compiler) JSON(file string, text []byte) (*JSON, *Mistake) {
 	d, m := read(file, text)
 	if m != nil {
 		return nil, m
 	}
+	d.compiler = k
 	v, err := d.value()
 	if err != nil {
 		return nil, d.mistake(1, "is no JSON: "+err.Error())
@@ -264,11 +277,23 @@ func (l loader) Load(name string) (any, error) {
 	if err != nil || u.Scheme != "file" || l.from.file == "" {
 		return nil, errors.New("a schema in a file may refer to files, and nothing to anything else")
 	}
-	d, m := readFile(filepath.FromSlash(u.Path))
+	d, m := l.from.compiler.readFile(filepath.FromSlash(u.Path))
 	if m != nil {
 		return nil, m
 	}
 	return d.value()
+}
+
+func (k Compiler) readFile(file string) (*document, *Mistake) {
+	d, m := readFile(file)
+	switch {
+	case k.OnFile == nil:
+	case m != nil:
+		k.OnFile(file, nil)
+	default:
+		k.OnFile(file, d.text)
+	}
+	return d, m
 }
 
 func readFile(file string) (*document, *Mistake) {
