@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
@@ -56,7 +57,27 @@ type forwardMethod struct {
 	client  http.RoundTripper
 	circuit *circuit
 	people  *people
+	control control
 }
+
+// controlFor is how long the answer to a control question is believed.
+const controlFor = 200 * time.Millisecond
+
+// control is what a service said last when it was asked with nothing of a
+// client's.
+type control struct {
+	mu      sync.Mutex // one question at a time; whoever waits takes its answer
+	at      time.Time
+	answers bool
+}
+
+// brokeOff is a question whose connection ended before an answer came.
+type brokeOff struct{ err error }
+
+func (e *brokeOff) Error() string { return e.err.Error() }
+func (e *brokeOff) Unwrap() error { return e.err }
+
+var errThisOne = errors.New("the service breaks this request off, and answers others")
 
 func newForward(name string, c config.ForwardAuthMethod, people *people, keys *Keys, via Via) (*forwardMethod, error) {
 	at, client, err := destination(c.URL, c.Service, c.Path, keys, via)
@@ -79,7 +100,7 @@ func (m *forwardMethod) IdentifyFrom(r *http.Request, from Origin) (*Identity, e
 	}
 	id, err := m.ask(r, from)
 	var bad *declined
-	if err != nil && errors.Is(err, ErrUnavailable) && !errors.As(err, &bad) && m.c.OnError == "open" && r.Context().Err() == nil {
+	if err != nil && errors.Is(err, ErrUnavailable) && !errors.As(err, &bad) && !errors.Is(err, errThisOne) && m.c.OnError == "open" && r.Context().Err() == nil {
 		return (&Identity{Unchecked: true}).sealed(), nil
 	}
 	return id, err
@@ -98,6 +119,7 @@ func (m *forwardMethod) ask(r *http.Request, from Origin) (*Identity, error) {
 	var answered *Answered
 	var no *Refused
 	var bad *declined
+	var broken *brokeOff
 	switch {
 	case err == nil, errors.As(err, &answered), errors.As(err, &no):
 		m.circuit.leave(time.Now(), nil, false)
@@ -107,10 +129,36 @@ func (m *forwardMethod) ask(r *http.Request, from Origin) (*Identity, error) {
 	case bad != nil:
 		m.circuit.leave(time.Now(), nil, false)
 		return nil, fmt.Errorf("forward_auth: %w", bad)
+	case errors.As(err, &broken) && r.Context().Err() == nil && m.answersOthers(r.Context()):
+		m.circuit.leave(time.Now(), nil, true)
+		err = fmt.Errorf("%w: %w", errThisOne, err)
 	default:
 		m.circuit.leave(time.Now(), err, r.Context().Err() != nil)
 	}
 	return nil, fmt.Errorf("%w: forward_auth: %w", ErrUnavailable, err)
+}
+
+// answersOthers reports whether the service answers a question that has nothing
+// of a client's: a request that it dies of must not make it look away, which
+// would close the door for others, or open it.
+func (m *forwardMethod) answersOthers(ctx context.Context) bool {
+	m.control.mu.Lock()
+	defer m.control.mu.Unlock()
+	if time.Since(m.control.at) < controlFor {
+		return m.control.answers
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.c.Timeout) // others wait for it too
+	defer cancel()
+	m.control.answers = false
+	if req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.url, nil); err == nil {
+		req.Header.Set("User-Agent", "proconsul")
+		if resp, err := m.client.RoundTrip(req); err == nil {
+			_ = resp.Body.Close()
+			m.control.answers = resp.StatusCode < 500
+		}
+	}
+	m.control.at = time.Now()
+	return m.control.answers
 }
 
 func (m *forwardMethod) exchange(ctx context.Context, r *http.Request, from Origin) (*Identity, error) {
@@ -135,7 +183,9 @@ func (m *forwardMethod) exchange(ctx context.Context, r *http.Request, from Orig
 		req.Header.Set("X-Forwarded-For", from.Client.String())
 	}
 	resp, err := m.client.RoundTrip(req)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
+		return nil, &brokeOff{err}
+	} else if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
