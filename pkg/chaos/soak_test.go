@@ -109,7 +109,7 @@ func soak(s *scene) {
 	s.awaitConfig(gw, 1)
 	s.end(tr)
 	middle, last := largest(sizes[len(sizes)/3:2*len(sizes)/3]), largest(sizes[2*len(sizes)/3:])
-	slack := 16e6 // of a short run, in which the race detector's shadow still grows
+	slack := 48e6 // of a short run, in which the race detector's shadow still grows
 	if *full {
 		slack = 2e6
 	}

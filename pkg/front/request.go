@@ -107,13 +107,7 @@ func expectsContinue(values []string) bool {
 
 // fields fills the header's map.
 func (x *exchange) fields(rest string, f *framing) *Refusal {
-	n := 0
-	for i := range len(rest) {
-		if rest[i] == '\n' {
-			n++
-		}
-	}
-	n-- // the empty line
+	n := strings.Count(rest, "\n") - 1 // the empty line
 	values := x.values[:0]
 	if n > cap(values) {
 		values = make([]string, 0, n)

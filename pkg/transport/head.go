@@ -30,13 +30,7 @@ func parseHead(s string, known bool, values []string, h *head) error {
 	if err := h.statusLine(line, known); err != nil {
 		return err
 	}
-	fields := 0
-	for i := range len(rest) {
-		if rest[i] == '\n' {
-			fields++
-		}
-	}
-	fields-- // the empty line
+	fields := strings.Count(rest, "\n") - 1 // the empty line
 	if fields > cap(values) {
 		values = make([]string, 0, fields)
 	}
