@@ -5,12 +5,15 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/admin"
+	"github.com/proconsul/proconsul/pkg/parts"
 )
 
 // TestAnOperatorTracesARequest sends requests through the gateway at an
@@ -153,6 +156,38 @@ routes:
 	defer mu.Unlock()
 	if len(got) != 1 || got[0].Get("X-Proconsul-Trace") != "" {
 		t.Errorf("the instance got %v", got)
+	}
+}
+
+// A listener with certificates is traced as clients use it: by TLS, whatever
+// names its certificate is for.
+func TestATraceGoesThroughTLS(t *testing.T) { onBothEngines(t, testTraceTLS) }
+
+func testTraceTLS(t *testing.T, engine string) {
+	ca := parts.NewAuthority(t, "test")
+	cert, key := filepath.Join(t.TempDir(), "shop.crt"), filepath.Join(t.TempDir(), "shop.key")
+	ca.Issue(t, parts.Leaf{Name: "shop", Names: []string{"shop.test"}}).WriteTo(t, cert, key)
+	text := secureText(engine, mirror(t).URL, fmt.Sprintf("certificates: [{cert_file: %q, key_file: %q}]", cert, key),
+		`routes: [{name: all, match: {path: "/**"}, upstream: {service: mirror}, secure_headers: {hsts: {max_age: 1h}}}]
+`)
+	in := startReading(t, strings.Replace(text, "admin: {", `admin: {tokens: [{name: sre, role: operator, token: op-secret}], `, 1), config.LoadOptions{})
+	trace := func(listener string) admin.Traced {
+		t.Helper()
+		return ask[admin.Traced](in, "POST /api/v1/traces", fmt.Sprintf(`{"url":"https://shop.test/a","listener":%q}`, listener), asOperator)
+	}
+	tr := trace("tls")
+	if tr.Request.Scheme != "https" || tr.Request.Host != "shop.test" || tr.Request.Listener != "tls" || tr.Answer.Status != 200 || tr.Answer.From != "instance" || len(tr.Tries) != 1 {
+		t.Errorf("got %+v", tr)
+	}
+	if tr := trace("clear"); tr.Answer.Status != 308 || tr.Answer.From != "gateway" || len(tr.Tries) != 0 {
+		t.Errorf("the listener beside it, which leads to TLS: %+v", tr)
+	}
+	// What is explained is what was traced.
+	e := ask[admin.Explanation](in, "POST /api/v1/explain", `{"url":"https://shop.test/a","listener":"tls"}`, asOperator)
+	if !slices.ContainsFunc(e.Steps, func(s admin.Step) bool {
+		return s.Name == "secure_headers" && strings.HasPrefix(s.Text, "sets Strict-Transport-Security, ")
+	}) {
+		t.Errorf("explained: %+v", e.Steps)
 	}
 }
 

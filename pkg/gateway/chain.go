@@ -87,7 +87,9 @@ func steps() []step {
 				return nil, nil
 			}
 			return secureheaders.New(*b.settings.SecureHeaders)
-		}, nil},
+		}, func(b buildInput, q *asked) Step {
+			return Step{Text: secureheaders.Peek(*b.settings.SecureHeaders, q.x.Scheme)}
+		}},
 		// Outside all that reads or keeps answers, which see them plain; inside
 		// the rules on headers, which see what goes out.
 		{"compress", func(b buildInput) (middleware.Middleware, error) {

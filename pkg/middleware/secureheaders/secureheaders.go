@@ -43,6 +43,47 @@ func New(c config.SecureHeaders) (middleware.Middleware, error) {
 	}, nil
 }
 
+// Peek says what an answer to a request by that scheme would be given.
+func Peek(c config.SecureHeaders, scheme string) string {
+	p, err := compile(c)
+	if err != nil { // New has said so
+		return ""
+	}
+	var names, parts []string
+	if p.hsts != nil && scheme == "https" {
+		names = append(names, hstsField)
+	}
+	for _, f := range p.fields {
+		names = append(names, f.name)
+	}
+	if len(names) > 0 {
+		parts = append(parts, "sets "+strings.Join(names, ", "))
+	}
+	if p.hsts != nil && scheme != "https" {
+		parts = append(parts, "no "+hstsField+" in the clear")
+	}
+	if len(p.remove) > 0 {
+		parts = append(parts, "without "+strings.Join(p.remove, ", "))
+	}
+	if p.hosts.some {
+		parts = append(parts, "Location without internal hosts")
+	}
+	var flags []string
+	if p.cookies.Secure && scheme == "https" {
+		flags = append(flags, "Secure")
+	}
+	if p.cookies.HTTPOnly {
+		flags = append(flags, "HttpOnly")
+	}
+	if s := p.cookies.SameSite; s != "" && s != "off" {
+		flags = append(flags, "SameSite")
+	}
+	if len(flags) > 0 {
+		parts = append(parts, "cookies get "+strings.Join(flags, ", "))
+	}
+	return strings.Join(parts, "; ")
+}
+
 type policy struct {
 	fields   []field // that are set; by TLS and in the clear
 	hsts     []string

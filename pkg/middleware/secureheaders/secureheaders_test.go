@@ -192,3 +192,37 @@ func TestCost(t *testing.T) {
 		t.Errorf("%v allocations a request, want 1", got)
 	}
 }
+
+// What is said of an answer is what an answer gets.
+func TestPeekSaysWhatAnAnswerGets(t *testing.T) {
+	c := config.SecureHeaders{
+		HSTS: config.HSTS{MaxAge: time.Hour}, Nosniff: true, FrameOptions: "deny", ReferrerPolicy: "no-referrer",
+		Remove: []string{"server"}, HideVia: true, InternalHosts: []string{"private"}, Cookies: config.Cookies{Secure: true, HTTPOnly: true, SameSite: "lax"},
+	}
+	for scheme, want := range map[string]string{
+		"https": "sets Strict-Transport-Security, X-Content-Type-Options, X-Frame-Options, Referrer-Policy; without Server, Via; Location without internal hosts; cookies get Secure, HttpOnly, SameSite",
+		"http":  "sets X-Content-Type-Options, X-Frame-Options, Referrer-Policy; no Strict-Transport-Security in the clear; without Server, Via; Location without internal hosts; cookies get HttpOnly, SameSite",
+	} {
+		text := secureheaders.Peek(c, scheme)
+		if text != want {
+			t.Errorf("%s: it says %q", scheme, text)
+		}
+		got := answer(t, c, scheme, http.Header{"Server": {"x"}, "Via": {"1.1 x"}, "Location": {"http://10.0.0.1/a"}, "Set-Cookie": {"a=b"}})
+		sets, _, _ := strings.Cut(strings.TrimPrefix(text, "sets "), ";")
+		for name := range strings.SplitSeq(sets, ", ") {
+			if len(got[name]) != 1 {
+				t.Errorf("%s: it says %s, and the answer has %v", scheme, name, got)
+			}
+			delete(got, name)
+		}
+		if len(got["Set-Cookie"]) != 1 || strings.Contains(got["Set-Cookie"][0], "Secure") != strings.Contains(text, "get Secure") || got.Get("Location") != "/a" {
+			t.Errorf("%s: the answer has %v", scheme, got)
+		}
+		delete(got, "Set-Cookie")
+		delete(got, "Location")
+		same(t, got, http.Header{})
+	}
+	if text := secureheaders.Peek(config.SecureHeaders{}, "https"); text != "" {
+		t.Errorf("of nothing it says %q", text)
+	}
+}
