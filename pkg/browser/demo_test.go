@@ -166,6 +166,7 @@ func TestANewOperatorSeesWhatHappened(t *testing.T) {
 		d.press("h")
 		b.until("orders-2 is back", row+"?.classList.contains('passing')")
 	}
+	b.until("what instances really got stands beside their share", `[...document.querySelectorAll("details.inst .share")].some(e => /^w\d+ *\d+ %, got \d[\d.]* %$/.test(e.textContent.trim()))`)
 	d.press("e") // and a service fails
 	b.until("the breaker of flaky opens", `[...document.querySelectorAll("details.svc > .insts > .why")].some(e => e.textContent.includes("tries failed within 10 s"))`)
 	b.picture("services")

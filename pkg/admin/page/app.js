@@ -190,7 +190,9 @@ function serviceRow(first) {
 		const failed = fate(u.failed ?? []);
 		say(lost, failed && "failed tries: " + failed + (u.retries ? " · " + count(u.rescued) + " of " + plural(u.retries, "second try") + " brought an answer" : ""));
 		const hit = matches(() => u.name + " " + u.service);
-		const items = instancesOf(u.name).filter(i => hit || matches(() => instanceText(i)));
+		const all = instancesOf(u.name), sum = all.reduce((n, i) => n + i.rate, 0);
+		for (const i of all) i.got = sum && i.rate / sum;
+		const items = all.filter(i => hit || matches(() => instanceText(i)));
 		items.sort((a, b) => a.id < b.id ? -1 : 1);
 		show(titles, items.length);
 		list.show(items, i => i.id, "No instances are registered.");
@@ -254,7 +256,7 @@ function instanceRow() {
 		const full = Math.abs(i.effective_weight - i.weight) < 0.01 || !i.usable;
 		put(weight, "w" + (full ? i.weight : (+i.effective_weight.toFixed(1)) + "/" + i.weight));
 		fill(share, String(i.share), () => [svg("rect", { class: "share", width: i.share * 100, height: 6 })]);
-		put(shareText, percent(i.share));
+		put(shareText, percent(i.share) + (i.rate ? ", got " + percent(i.got) : ""));
 		set(numbers, count(i.in_flight), rate(i.rate), count(i.failures), ...quantiles(i.latency));
 		const name = i.state === "ejected" ? "restore" : i.state === "draining" ? "undrain" : "drain";
 		fill(act, name, () => [button(name, () => ask(shortID(i.id) + " in " + i.upstream, ["drain", "undrain", "eject", "restore"], name, "instances/" + enc(i.id), i.upstream))]);
