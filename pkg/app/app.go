@@ -336,7 +336,11 @@ func (a *App) openListeners(cfg *config.Config, table *gateway.Table) error {
 		if a.acme != nil && store == nil {
 			handler = a.acme.Challenges(handler) // of names that have no certificate yet
 		}
-		a.public = append(a.public, newPublicServer(c, sockets[i], store, handler, a.handler.Refusals(c), a.away, a.log))
+		noTLS := func() {}
+		if store != nil {
+			noTLS = a.metrics.HandshakeFailures(c.Name)
+		}
+		a.public = append(a.public, newPublicServer(c, sockets[i], store, handler, a.handler.Refusals(c), noTLS, a.away, a.log))
 	}
 	return nil
 }

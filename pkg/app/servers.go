@@ -1,10 +1,12 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -52,8 +54,9 @@ func listen(name, addr string, shared bool) (net.Listener, error) {
 // newPublicServer serves by handler within c's limits: HTTP/1.1 and h2c where
 // store is nil, else HTTP/1.1 and HTTP/2 over TLS. The bound on the header is
 // that on the handshake too. refuse answers what the fast engine does not take
-// for a request.
-func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handler http.Handler, refuse gateway.Refuse, away func() bool, log *slog.Logger) *server {
+// for a request, and noTLS counts what comes to a TLS listener and does not speak
+// it.
+func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handler http.Handler, refuse gateway.Refuse, noTLS func(), away func() bool, log *slog.Logger) *server {
 	if c.Limits.MaxConnections > 0 {
 		l = limitConnections(l, c.Limits.MaxConnections)
 	}
@@ -75,7 +78,7 @@ func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handle
 		IdleTimeout:       c.Timeouts.Idle,
 		MaxHeaderBytes:    int(c.Limits.MaxHeaderBytes),
 		// What net/http says of clients that misbehave is theirs, not ours.
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog: stdlog.New(&stdErrors{log, noTLS}, "", 0),
 	}
 	s := &server{name: c.Name, listener: l, handler: std.Handler, engine: stdEngine{std}}
 	if c.Engine == "fast" {
@@ -86,6 +89,7 @@ func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handle
 			ReadHeader: c.Timeouts.ReadHeader,
 			Idle:       c.Timeouts.Idle,
 			HTTP2:      std,
+			NoTLS:      noTLS,
 			Refuse: func(w http.ResponseWriter, r *http.Request, why *front.Refusal) {
 				refuse(w, r, why.Status, why.Detail)
 			},
@@ -93,6 +97,22 @@ func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handle
 		})
 	}
 	return s
+}
+
+// stdErrors is the writer of net/http's log of a listener, which is the only one
+// who is told of a handshake that failed.
+type stdErrors struct {
+	log   *slog.Logger
+	noTLS func()
+}
+
+// Write implements io.Writer.
+func (e *stdErrors) Write(line []byte) (int, error) {
+	if bytes.HasPrefix(line, []byte("http: TLS handshake error")) {
+		e.noTLS()
+	}
+	e.log.Debug(string(bytes.TrimSpace(line)))
+	return len(line), nil
 }
 
 // stdEngine is net/http's server, with TLS where that is configured.

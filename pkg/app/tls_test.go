@@ -187,8 +187,16 @@ routes:
   - {name: internal, match: {path: "/internal/**"}, auth: {any_of: [mtls], groups: [internal]}, upstream: {service: mirror}}
   - {name: all, match: {path: "/**"}, upstream: {service: mirror}}
 `
+	var failures func() float64
 	start := func(mode string) string {
 		gw := startReading(t, secureText(engine, mirror(t).URL, fmt.Sprintf("cert_dir: %q, client_auth: %s, client_ca_file: %q, forward_client_cert: true", dir, mode, in("clients.pem")), rest), config.LoadOptions{})
+		failures = func() float64 {
+			_, body := get(t, http.DefaultClient, "http://"+gw.app.AdminAddr()+"/metrics")
+			_, rest, _ := strings.Cut(body, "\nproconsul_tls_handshake_failures_total{listener=\"tls\"} ")
+			n := -1.0
+			_, _ = fmt.Sscan(rest, &n)
+			return n
+		}
 		return gw.app.Addr("tls")
 	}
 	optional, required := start("optional"), start("required")
@@ -263,6 +271,16 @@ routes:
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
+
+	// Of the last gateway, which refused two of those; a third speaks no TLS.
+	if conn, err := net.Dial("tcp", required); err != nil {
+		t.Fatal(err)
+	} else {
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: shop.example.com\r\n\r\n")
+		_, _ = io.ReadAll(conn)
+		_ = conn.Close()
+	}
+	parts.Eventually(t, patience, "failed handshakes are not counted", func() bool { return failures() == 3 })
 }
 
 // exchange sends one request on a connection of its own.

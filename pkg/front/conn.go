@@ -222,6 +222,9 @@ func (c *conn) handshake(t *tls.Conn) bool {
 		if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
 			_, _ = io.WriteString(plain.Conn, "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks HTTPS.\n") // a courtesy
 		}
+		if c.s.o.NoTLS != nil {
+			c.s.o.NoTLS()
+		}
 		c.s.o.Log.Debug("TLS handshake failed", "peer", c.remote, "err", err)
 		return false
 	}

@@ -87,6 +87,10 @@ type Options struct {
 	// came from. The connection ends with the answer. Nil: a plain text.
 	Refuse func(http.ResponseWriter, *http.Request, *Refusal)
 
+	// NoTLS is told of each connection that did not come to speak TLS. It may be
+	// nil.
+	NoTLS func()
+
 	// Log is told of panics of handlers, at Error, and of what clients and
 	// the network do to connections, at Debug. Nil: nothing is logged.
 	Log *slog.Logger

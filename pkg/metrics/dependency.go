@@ -178,6 +178,12 @@ func (m *Metrics) ConfigRefused(source string) {
 	m.reloads.create(reloadSource(source), "refused").Inc()
 }
 
+// HandshakeFailures returns what counts the connections to a TLS listener that
+// did not come to speak TLS.
+func (m *Metrics) HandshakeFailures(listener string) (count func()) {
+	return m.handshakes.create(listener).Inc
+}
+
 // CertificatesLoaded records that changed certificate files were taken over.
 func (m *Metrics) CertificatesLoaded() { m.tlsReloads.create("success").Inc() }
 

@@ -83,11 +83,11 @@ type Metrics struct {
 	propagation prometheus.Histogram
 	redisOps    *histograms
 
-	reloadOK   prometheus.Gauge
-	reloadTime prometheus.Gauge
-	reloads    *counters
-	tlsReloads *counters
-	configInfo *gauges
+	reloadOK               prometheus.Gauge
+	reloadTime             prometheus.Gauge
+	reloads                *counters
+	tlsReloads, handshakes *counters
+	configInfo             *gauges
 
 	state atomic.Pointer[func() State]
 
@@ -166,6 +166,7 @@ func New(o Options) *Metrics {
 
 	m.reloadOK = m.gauge("proconsul_config_last_reload_successful", "1 where the last attempt to load a configuration succeeded.")
 	m.reloadTime = m.gauge("proconsul_config_last_reload_success_timestamp_seconds", "When a configuration was last taken over, in Unix time.")
+	m.handshakes = m.counters("proconsul_tls_handshake_failures_total", "Connections to a TLS listener that ended in the handshake: no TLS, no protocol or certificate in common, a client certificate that is not valid, or too slow.", "listener")
 	m.tlsReloads = m.counters("proconsul_tls_reloads_total", "Certificate files that were read because they had changed, by whether they are used.", "result")
 	for _, result := range []string{"success", "refused"} {
 		m.tlsReloads.create(result)

@@ -107,6 +107,8 @@ func exercised(t testing.TB) *metrics.Metrics {
 	m.RedisOp("take", time.Millisecond)
 	m.ConfigLoaded("start", "9f3c1a2", time.Unix(1_700_000_000, 0))
 	m.CertificatesRefused()
+	m.HandshakeFailures("tls")()
+	m.HandshakeFailures("inner")
 	return m
 }
 
@@ -122,6 +124,8 @@ func TestMetricsHoldWhatHappened(t *testing.T) {
 		`proconsul_overhead_seconds_count 1`,
 		`proconsul_tls_cert_not_after_timestamp_seconds{subject="shop.example.com"} 1.8e+09`,
 		`proconsul_tls_reloads_total{result="refused"} 1`,
+		`proconsul_tls_handshake_failures_total{listener="tls"} 1`,
+		`proconsul_tls_handshake_failures_total{listener="inner"} 0`,
 		`proconsul_tls_reloads_total{result="success"} 0`,
 		`proconsul_local_responses_total{reason="breaker_open",route="orders"} 0`,
 		`proconsul_local_responses_total{reason="no_route",route="_none"} 0`,
