@@ -32,3 +32,37 @@ func TestCrowdKeepsCertificates(t *testing.T) {
 		}
 	}
 }
+
+// No consumer comes in that could be taken for whom a method or another
+// listener's issuer names.
+func TestCrowdKeepsNamesApart(t *testing.T) {
+	listen := func(name, ca string) config.Listen {
+		return config.Listen{Name: name, TLS: &config.ListenTLS{ClientAuth: "optional", ClientCAFile: ca}}
+	}
+	cfg := &config.Config{
+		Auth:   []config.AuthMethod{{Name: "idp", JWT: &config.JWTMethod{TokenRules: config.TokenRules{ConsumerPrefix: "idp:"}}}},
+		Listen: []config.Listen{listen("inner", "a.pem"), listen("outer", "b.pem")},
+	}
+	cert := func(at ...string) []config.ConsumerCert {
+		return []config.ConsumerCert{{SAN: "acme.example.com", Listeners: at}}
+	}
+	for _, tt := range []struct {
+		one config.Consumer
+		why string // empty: it comes in
+	}{
+		{config.Consumer{Name: "acme"}, ""},
+		{config.Consumer{Name: "idp"}, ""},
+		{config.Consumer{Name: "idp:acme"}, "consumer_prefix of the method idp"},
+		{config.Consumer{Name: "unsaid", MTLS: cert()}, "does not say which listeners' issuers vouch for it, and those of inner, outer"},
+		{config.Consumer{Name: "said", MTLS: cert("inner")}, ""},
+	} {
+		err := config.NewCrowd(cfg).Add(tt.one)
+		if (err != nil) != (tt.why != "") || err != nil && !strings.Contains(err.Error(), tt.why) {
+			t.Errorf("%s: %v, want %q", tt.one.Name, err, tt.why)
+		}
+	}
+	cfg.Listen[1].TLS.ClientCAFile = "./a.pem"
+	if err := config.NewCrowd(cfg).Add(config.Consumer{Name: "unsaid", MTLS: cert()}); err != nil {
+		t.Errorf("with the same issuers everywhere: %v", err)
+	}
+}

@@ -332,3 +332,74 @@ func BenchmarkAcquireRelease(b *testing.B) {
 		}
 	}
 }
+
+// A service that is overloaded from its first request is measured down to where
+// it has no queue: half of a limit that is much too high still has one.
+func TestTheMeasureGoesBelowTheQueue(t *testing.T) {
+	seldom := adaptive.Settings{Min: 1, Max: 1000, Headroom: 0.5, Probe: time.Hour}
+	for _, s := range []service{{5, 50 * time.Millisecond, 0.2}, {6, 20 * time.Millisecond, 0.3}} {
+		for seed := range uint64(4) {
+			r := simulate(seed, seldom, true, phase{s, load{4 * s.best(), normal}, 20 * time.Second})[0]
+			if r.goodput() < 0.95*s.best() || r.mean() > 2*s.mean {
+				t.Errorf("%+v, seed %d: %.0f a second of %.0f in %v, limit %d", s, seed, r.goodput(), s.best(), r.mean(), r.limits[len(r.limits)-1])
+			}
+		}
+	}
+}
+
+// Where a higher class is turned away the one below it loses its share, also of
+// what is free, and gets it back when the higher has enough.
+func TestSharesFollowWhoIsTurnedAway(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	l := adaptive.New(adaptive.Settings{Min: 20, Max: 20, Headroom: 0.5, Probe: time.Hour}, now)
+	take := func(c adaptive.Class) bool { return l.Acquire(c, now) == nil }
+	end := func(c adaptive.Class) { l.Release(c, now.Add(-10*time.Millisecond), now, adaptive.Answered) }
+	// window lets one pass in which requests of the high class come and go.
+	window := func() {
+		for range 40 {
+			now = now.Add(30 * time.Millisecond)
+			if take(adaptive.High) {
+				end(adaptive.High)
+			}
+		}
+	}
+	held, high := 0, 0
+	if take(adaptive.High) { // it is there, and low leaves it a little room
+		high++
+	}
+	for take(adaptive.Low) {
+		held++
+	}
+	for take(adaptive.High) {
+		high++
+	}
+	if held < 15 || high < 2 || held+high != 20 {
+		t.Fatalf("%d low and %d high fill a limit of 20", held, high)
+	}
+	for range 20 { // the high class wants more, and does not get it
+		now = now.Add(1100 * time.Millisecond)
+		if take(adaptive.High) {
+			t.Fatal("more than the limit are let in")
+		}
+		end(adaptive.High)
+		if !take(adaptive.High) {
+			t.Fatal("a place that was given back is not given")
+		}
+	}
+	for held > 5 {
+		end(adaptive.Low)
+		held--
+	}
+	if take(adaptive.Low) {
+		t.Errorf("low is let in beside %d of its own and %d high, while high was turned away", held, high)
+	}
+	if !take(adaptive.High) {
+		t.Error("high is turned away with room")
+	}
+	for range 60 {
+		window()
+	}
+	if !take(adaptive.Low) {
+		t.Error("low does not get its share back")
+	}
+}

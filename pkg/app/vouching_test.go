@@ -129,6 +129,7 @@ routes:
 	put("acme", key("acme"))
 	put("mobile", "claims: [{method: idp, claim: azp, equals: app}]\n")
 	put("idp:acme", key("idp:acme"))
+	put("token:late", key("token:late"))
 	const prefix = `, consumer_prefix: "idp:"`
 	r := bin.StartReplica(t, parts.ReplicaOptions{Config: text(prefix)})
 	ask := func(path, token string) (int, string) {
@@ -177,12 +178,18 @@ routes:
 	parts.Eventually(t, patience, "acme stays", func() bool { code, _ := withKey(t, r.URL("/acme/"), "key-acme"); return code == 401 })
 	check("after acme has left")
 
-	// Another prefix needs no restart, and gives the name free.
+	// Another prefix needs no restart, gives the name free, and takes one.
+	if code, _ := withKey(t, r.URL("/acme/"), "key-token:late"); code != 403 {
+		t.Errorf("a consumer whose name no token has got %d, want 403", code)
+	}
 	r.Configure(text(`, consumer_prefix: "token:"`))
 	parts.Eventually(t, patience, "the consumer is not taken over when its name is free", func() bool {
 		code, _ := withKey(t, r.URL("/acme/"), "key-idp:acme")
 		return code == 403
 	})
+	if code, _ := withKey(t, r.URL("/acme/"), "key-token:late"); code != 401 {
+		t.Errorf("a consumer that has a token's name since the reload got %d, want 401", code)
+	}
 	// None at all is refused.
 	r.Configure(text(""))
 	parts.Eventually(t, patience, "a configuration without a prefix was not refused", func() bool {
