@@ -27,8 +27,8 @@ func TestAnOperatorTracesARequest(t *testing.T) {
 		got = append(got, r.Header)
 		mu.Unlock()
 		if r.URL.Path == "/broken" {
-			w.Header().Set("Content-Length", "100000")
-			w.Write(make([]byte, 90_000)) // more than is held back
+			w.Header().Set("Content-Length", "1000000")
+			w.Write(make([]byte, 900_000)) // more than is held back
 			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		}
