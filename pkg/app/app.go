@@ -512,7 +512,7 @@ func (a *App) readiness() (ok bool, why string) {
 		}
 	}
 	if a.consumers != nil {
-		if loaded, _, _ := a.consumers.known(); !loaded {
+		if !a.consumers.served.Load() {
 			why = "no consumers: the keys below " + a.consumers.prefix + " have not been loaded"
 			if s := a.consumerWatch.State(); s.Err != "" {
 				why += ": " + s.Err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
@@ -25,7 +26,8 @@ type consumers struct {
 	log    *slog.Logger
 
 	mu     sync.Mutex
-	loaded bool // some answer of Consul, or a snapshot, has been used
+	served atomic.Bool // what was loaded is what requests are judged by
+	loaded bool        // some answer of Consul, or a snapshot, has been used
 	index  uint64
 	all    []consul.Pair               // as the store has them
 	pairs  []consul.Pair               // the last good version of each, for the snapshot
@@ -212,7 +214,8 @@ func (a *App) openConsumers(cfg *config.Config) {
 	}
 	a.consumers = newConsumers(prefix, file, a.log.With("component", "consumers"))
 	a.consumers.warm(cfg)
-	_, index, keys := a.consumers.known()
+	loaded, index, keys := a.consumers.known()
+	a.consumers.served.Store(loaded) // the table of the start is made of them
 	a.consumerWatch = consul.NewKVWatch(a.watcher, consul.KVOptions{
 		Prefix: prefix, Last: index, LastKeys: keys, OnChange: a.takeConsumers,
 		OnQuery: func(err error, _ time.Duration) {
@@ -248,6 +251,7 @@ func (a *App) joinConsumers(pairs []consul.Pair, index uint64) {
 		log.Error("consumers were not taken over", "err", err)
 		return
 	}
+	a.consumers.served.Store(true)
 	counts := map[string]int{}
 	for _, c := range changes {
 		counts[c.what]++
