@@ -12,13 +12,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/app"
 	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/parts"
 )
 
 // shape is what a whole request goes through, for benchmarks and budgets.
@@ -285,15 +284,6 @@ func (b *bare) Header() http.Header         { return b.answer }
 func (b *bare) WriteHeader(status int)      { b.status = status }
 func (b *bare) Write(p []byte) (int, error) { return len(p), nil }
 
-// cpuTime is what this process has used of the processors so far.
-func cpuTime(tb testing.TB) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		tb.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // BenchmarkRequest is a whole request over loopback sockets: a client that
 // allocates nothing, the gateway, and a backend that allocates nothing, all in
 // one process. allocs/op and B/op are therefore the gateway's alone; cpu-us/op
@@ -345,7 +335,7 @@ func load(b *testing.B, addr string, paths []string, upload int) {
 	b.ReportAllocs()
 	b.SetParallelism(connections / 2) // times GOMAXPROCS
 	b.ResetTimer()
-	before := cpuTime(b)
+	before := parts.CPU(b)
 	b.RunParallel(func(pb *testing.PB) {
 		var c *caller
 		select {
@@ -360,5 +350,5 @@ func load(b *testing.B, addr string, paths []string, upload int) {
 			}
 		}
 	})
-	b.ReportMetric(float64((cpuTime(b)-before).Nanoseconds())/1e3/float64(b.N), "cpu-us/op")
+	b.ReportMetric(float64((parts.CPU(b)-before).Nanoseconds())/1e3/float64(b.N), "cpu-us/op")
 }

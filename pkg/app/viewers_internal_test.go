@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/discovery"
 	"github.com/proconsul/proconsul/pkg/metrics"
+	"github.com/proconsul/proconsul/pkg/parts"
 )
 
 // crowd is a gateway in front of 200 services with ten instances each.
@@ -126,15 +126,6 @@ func (v *viewer) follow() {
 	}
 }
 
-// cpu is the time that this process has used of any core.
-func cpu(tb testing.TB) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		tb.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // fiveViewers returns what five viewers of the crowd's page cost the process
 // for each frame, which there is one of in a second, while all counters move.
 // What the viewers themselves do is in it.
@@ -192,9 +183,9 @@ func fiveViewers(tb testing.TB, frames int64) time.Duration {
 	}
 	// span returns the processor time and the rounds of traffic until done.
 	span := func(what string, done func() bool) (used time.Duration, rounds int64) {
-		before, r := cpu(tb), c.rounds.Load()
+		before, r := parts.CPU(tb), c.rounds.Load()
 		until(what, done)
-		return cpu(tb) - before, c.rounds.Load() - r
+		return parts.CPU(tb) - before, c.rounds.Load() - r
 	}
 
 	until("traffic", func() bool { return c.rounds.Load() >= 2 })

@@ -3,21 +3,12 @@ package breaker_test
 import (
 	"context"
 	"net/http"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/parts"
 )
-
-// cpuTime is what this process has used of the processors so far.
-func cpuTime(tb testing.TB) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		tb.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
 
 // BenchmarkRoundTrip is an attempt around nothing. cpu-ns/op is the whole
 // process's, hystrix's goroutines among it.
@@ -30,13 +21,13 @@ func BenchmarkRoundTrip(b *testing.B) {
 	run := func(name string, try time.Duration, roundTrip func(time.Duration) error) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
-			before := cpuTime(b)
+			before := parts.CPU(b)
 			for b.Loop() {
 				if err := roundTrip(try); err != nil {
 					b.Fatal(err)
 				}
 			}
-			b.ReportMetric(float64((cpuTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+			b.ReportMetric(float64((parts.CPU(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 		})
 	}
 	run("bare", 0, func(time.Duration) error {

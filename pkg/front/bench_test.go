@@ -14,11 +14,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/front"
+	"github.com/proconsul/proconsul/pkg/parts"
 )
 
 // The load of the benchmarks is a process of its own, so that the CPU time of
@@ -124,14 +124,6 @@ var shapes = map[string]shape{
 	}},
 }
 
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // measure serves n requests of a shape and returns CPU time and allocations of
 // each.
 func measure(tb testing.TB, engine, name string, n int) (cpu time.Duration, allocs float64) {
@@ -168,9 +160,9 @@ func measure(tb testing.TB, engine, name string, n int) (cpu time.Duration, allo
 	run(benchConnections * 20)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	start := cpuTime()
+	start := parts.CPU(tb)
 	run(n)
-	cpu = cpuTime() - start
+	cpu = parts.CPU(tb) - start
 	runtime.ReadMemStats(&after)
 	return cpu / time.Duration(n), float64(after.Mallocs-before.Mallocs) / float64(n)
 }

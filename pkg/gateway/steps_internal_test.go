@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
+	"github.com/proconsul/proconsul/pkg/parts"
 )
 
 // stepBudgets are the steps that most routes have, and what a request may
@@ -103,24 +103,15 @@ func BenchmarkStep(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			serve := aroundNothing(b, name)
 			b.ReportAllocs()
-			before := cpuTime(b)
+			before := parts.CPU(b)
 			for b.Loop() {
 				serve()
 			}
-			b.ReportMetric(float64((cpuTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+			b.ReportMetric(float64((parts.CPU(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 		})
 	}
 	run("none")
 	for _, s := range stepBudgets {
 		run(s.name)
 	}
-}
-
-// cpuTime is what this process has used of the processors so far.
-func cpuTime(tb testing.TB) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		tb.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -78,15 +77,6 @@ func hot(b *testing.B, l *limiter.Limiter, precision limiter.Precision, callers 
 	report(b, l)
 }
 
-// cpu returns the processor time that this process has used.
-func cpu(b testing.TB) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // redisCPU returns the processor time that Redis has used.
 func redisCPU(b testing.TB, addr string) time.Duration {
 	c := redis.NewClient(&redis.Options{Addr: addr, DisableIdentity: true})
@@ -127,7 +117,7 @@ func BenchmarkStrategies(b *testing.B) {
 				client := redis.NewClient(&redis.Options{Addr: r.Addr, DisableIdentity: true, PoolSize: 64})
 				defer func() { _ = client.Close() }()
 				var n, calls atomic.Int64
-				gateway, store := cpu(b), redisCPU(b, r.Addr)
+				gateway, store := parts.CPU(b), redisCPU(b, r.Addr)
 				b.SetParallelism(32)
 				b.RunParallel(func(pb *testing.PB) {
 					for pb.Next() {
@@ -145,7 +135,7 @@ func BenchmarkStrategies(b *testing.B) {
 				if precision == limiter.Leased {
 					calls.Store(l.State().Calls)
 				}
-				used := (cpu(b) - gateway + redisCPU(b, r.Addr) - store).Seconds()
+				used := (parts.CPU(b) - gateway + redisCPU(b, r.Addr) - store).Seconds()
 				b.ReportMetric(float64(calls.Load())/float64(b.N), "calls/op")
 				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "decisions/s")
 				b.ReportMetric(float64(b.N)/used, "decisions/cpu-s")

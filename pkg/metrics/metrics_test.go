@@ -12,13 +12,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/proconsul/proconsul/pkg/metrics"
+	"github.com/proconsul/proconsul/pkg/parts"
 	"github.com/proconsul/proconsul/pkg/problem"
 )
 
@@ -615,23 +615,14 @@ func TestALargeGatewayIsScrapedQuickly(t *testing.T) {
 		limit, tries = 10*limit, 1
 	}
 	for range tries {
-		before := cpu(t)
+		before := parts.CPU(t)
 		scrape(t, m)
-		best = min(best, cpu(t)-before)
+		best = min(best, parts.CPU(t)-before)
 	}
 	t.Logf("%d series, %v of CPU", series, best)
 	if best > limit {
 		t.Errorf("a scrape of %d series takes %v of CPU", series, best)
 	}
-}
-
-// cpu is what the process has used so far.
-func cpu(t testing.TB) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // A slow request that is traced is found from its place in the histogram.

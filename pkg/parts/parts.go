@@ -62,6 +62,16 @@ func FreePorts(t testing.TB, n int) []int {
 	return ports
 }
 
+// CPU is the processor time that the test's own process has used so far.
+func CPU(t testing.TB) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // Eventually calls ok until it returns true, and fails the test with what
 // after the patience has run out.
 func Eventually(t testing.TB, patience time.Duration, what string, ok func() bool) {

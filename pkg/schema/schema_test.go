@@ -159,19 +159,23 @@ func TestBodiesAgainstASchema(t *testing.T) {
 	}
 }
 
-// What is wrong with a document is told with its line, and nothing of the text
-// of a file that is none.
-func TestMistakesInDocuments(t *testing.T) {
+// folder returns what writes files into a folder of the test's own.
+func folder(t *testing.T) func(name, text string) (file string) {
 	dir := t.TempDir()
-	write := func(name, text string) string {
+	return func(name, text string) string {
 		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return file
 	}
+}
+
+// What is wrong with a document is told with its line, and nothing of the text
+// of a file that is none.
+func TestMistakesInDocuments(t *testing.T) {
+	write := folder(t)
 	other := write("other.yaml", "type: integer\n")
-	_ = other
 	for _, tt := range []struct {
 		name, text string
 		line       int
@@ -473,14 +477,7 @@ func TestRequestsAgainstADescriptionOf31(t *testing.T) {
 // A document of 3.1 may lie in several files, and where its schemas are wrong
 // is told by its line.
 func TestDescriptionsOf31InFiles(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name, text string) string {
-		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return file
-	}
+	write := folder(t)
 	write("bodies.yaml", "order: {content: {application/json: {schema: {$ref: 'schemas.yaml#/order'}}}}\n")
 	write("schemas.yaml", "order: {type: object, required: [total]}\n")
 	text := strings.Replace(shop31, "#/components/requestBodies/order", "bodies.yaml#/order", 1)

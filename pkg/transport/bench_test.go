@@ -10,10 +10,10 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/proconsul/proconsul/pkg/parts"
 	"github.com/proconsul/proconsul/pkg/transport"
 )
 
@@ -104,14 +104,6 @@ func raceEnabled() bool {
 	return false
 }
 
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // BenchmarkRoundTrip has the server in the same process; what differs between
 // the engines is the client alone. cpu-us is of both.
 func BenchmarkRoundTrip(b *testing.B) {
@@ -147,7 +139,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 				}
 				base.Header = http.Header{"User-Agent": {"bench"}, "Accept": {"*/*"}, "X-Forwarded-For": {"10.0.0.1"}, "X-Request-Id": {"0123456789abcdef"}}
 				b.ReportAllocs()
-				cpu := cpuTime()
+				cpu := parts.CPU(b)
 				for b.Loop() {
 					ctx, cancel := context.WithCancel(context.Background())
 					req := base.WithContext(ctx)
@@ -168,7 +160,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 					resp.Body.Close()
 					cancel()
 				}
-				b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-us/op")
+				b.ReportMetric(float64((parts.CPU(b)-cpu).Microseconds())/float64(b.N), "cpu-us/op")
 			})
 		}
 	}

@@ -43,8 +43,8 @@ func captured(t *testing.T) (*server, chan string) {
 	return s, got
 }
 
-// parts splits a request into its line, its sorted fields and its body.
-func parts(s string) (line string, fields []string, body string) {
+// dissect splits a request into its line, its sorted fields and its body.
+func dissect(s string) (line string, fields []string, body string) {
 	headText, body, _ := strings.Cut(s, "\r\n\r\n")
 	all := strings.Split(headText, "\r\n")
 	slices.Sort(all[1:])
@@ -145,8 +145,8 @@ func TestRequestsOnTheWire(t *testing.T) {
 				sent[i] = <-got
 			}
 			theirs.CloseIdleConnections()
-			line, fields, body := parts(sent[0])
-			gotLine, gotFields, gotBody := parts(sent[1])
+			line, fields, body := dissect(sent[0])
+			gotLine, gotFields, gotBody := dissect(sent[1])
 			if gotLine != line || !slices.Equal(gotFields, fields) {
 				t.Errorf("sent\n%s\n%.3000q\nhttp.Transport\n%s\n%.3000q", gotLine, gotFields, line, fields)
 			}
