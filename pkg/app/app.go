@@ -512,7 +512,7 @@ func (a *App) readiness() (ok bool, why string) {
 		}
 	}
 	if a.consumers != nil {
-		if !a.consumers.served.Load() {
+		if a.handler.Table().Identity().Partial() {
 			why = "no consumers: the keys below " + a.consumers.prefix + " have not been loaded"
 			if s := a.consumerWatch.State(); s.Err != "" {
 				why += ": " + s.Err

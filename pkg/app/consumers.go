@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/proconsul/proconsul/config"
@@ -26,8 +25,7 @@ type consumers struct {
 	log    *slog.Logger
 
 	mu     sync.Mutex
-	served atomic.Bool // what was loaded is what requests are judged by
-	loaded bool        // some answer of Consul, or a snapshot, has been used
+	loaded bool // some answer of Consul, or a snapshot, has been used
 	index  uint64
 	all    []consul.Pair               // as the store has them
 	pairs  []consul.Pair               // the last good version of each, for the snapshot
@@ -196,10 +194,10 @@ func (c *consumers) used() map[string]config.Consumer {
 	return out
 }
 
-func (c *consumers) known() (loaded bool, index uint64, keys int) {
+func (c *consumers) known() (index uint64, keys int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.loaded, c.index, len(c.pairs)
+	return c.index, len(c.pairs)
 }
 
 // openConsumers prepares the watch of the store's consumers.
@@ -214,8 +212,7 @@ func (a *App) openConsumers(cfg *config.Config) {
 	}
 	a.consumers = newConsumers(prefix, file, a.log.With("component", "consumers"))
 	a.consumers.warm(cfg)
-	loaded, index, keys := a.consumers.known()
-	a.consumers.served.Store(loaded) // the table of the start is made of them
+	index, keys := a.consumers.known()
 	a.consumerWatch = consul.NewKVWatch(a.watcher, consul.KVOptions{
 		Prefix: prefix, Last: index, LastKeys: keys, OnChange: a.takeConsumers,
 		OnQuery: func(err error, _ time.Duration) {
@@ -251,7 +248,6 @@ func (a *App) joinConsumers(pairs []consul.Pair, index uint64) {
 		log.Error("consumers were not taken over", "err", err)
 		return
 	}
-	a.consumers.served.Store(true)
 	counts := map[string]int{}
 	for _, c := range changes {
 		counts[c.what]++

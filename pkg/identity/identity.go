@@ -267,6 +267,9 @@ func (d *Directory) SetConsumers(consumers []config.Consumer, partial bool) erro
 	return nil
 }
 
+// Partial reports whether there are consumers that are not known yet.
+func (d *Directory) Partial() bool { return d.people.Load().partial }
+
 // Method returns the method of that name. A nil Directory has none.
 func (d *Directory) Method(name string) (Method, error) {
 	if d == nil {
