@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/config"
-	"github.com/proconsul/proconsul/consul"
 	"github.com/proconsul/proconsul/pkg/acme"
 	"github.com/proconsul/proconsul/pkg/admin"
 	"github.com/proconsul/proconsul/pkg/certs"
@@ -28,14 +27,8 @@ type secured struct {
 // files are what a connection of the gateway's own is opened by.
 type files interface {
 	Files() []string
-	Load() (changed bool, err error)
+	Refresh() (changed bool, err error)
 }
-
-// refreshed are the files of a client that remakes its connections itself.
-type refreshed struct{ *consul.Client }
-
-// Load implements files.
-func (r refreshed) Load() (changed bool, err error) { return r.Refresh() }
 
 // ours are the files for connections to something that the gateway stands on.
 type ours struct {
@@ -180,7 +173,7 @@ func (a *App) readCertificates() {
 		}
 	}
 	for _, o := range a.ours {
-		changed, err := o.Load()
+		changed, err := o.Refresh()
 		a.tellCertificates(o.of, changed, err)
 	}
 	for _, up := range a.upstreams.list() {

@@ -30,7 +30,7 @@ func (a *App) openConsul(cfg *config.Config) error {
 	}
 	a.client = client
 	if len(client.Files()) > 0 {
-		a.follow("consul", refreshed{client})
+		a.follow("consul", client)
 	}
 	log := a.log.With("component", "consul") // the watcher adds its own
 	o := consul.WatchOptions{

@@ -16,7 +16,7 @@ import (
 type Client struct {
 	cfg config.ClientTLS
 
-	mu   sync.Mutex // one Load at a time
+	mu   sync.Mutex // one Refresh at a time
 	read [][]byte   // what the files held
 
 	current atomic.Pointer[tls.Config]
@@ -25,7 +25,7 @@ type Client struct {
 // OpenClient reads the files that cfg names.
 func OpenClient(cfg config.ClientTLS) (*Client, error) {
 	c := &Client{cfg: cfg}
-	_, err := c.Load()
+	_, err := c.Refresh()
 	return c, err
 }
 
@@ -42,9 +42,9 @@ func (c *Client) Files() (files []string) {
 // Current is what the next connection is opened by. It must not be changed.
 func (c *Client) Current() *tls.Config { return c.current.Load() }
 
-// Load reads the files again and reports whether anything is different from
+// Refresh reads the files again and reports whether anything is different from
 // before. Where one of them cannot be used, all that was read before stays.
-func (c *Client) Load() (changed bool, err error) {
+func (c *Client) Refresh() (changed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var read [][]byte

@@ -28,7 +28,7 @@ func TestClientFiles(t *testing.T) {
 	}
 	look := func(step string, wantChange, wantErr bool, wantName string) {
 		t.Helper()
-		changed, err := c.Load()
+		changed, err := c.Refresh()
 		if changed != wantChange || (err != nil) != wantErr {
 			t.Errorf("%s: changed %v, %v", step, changed, err)
 		}
