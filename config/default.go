@@ -59,8 +59,9 @@ func DefaultListen() Listen {
 			ReadHeader: 10 * time.Second,
 			// Above the 60 s of common balancers: whoever opened a connection
 			// should be the one that closes it, or a request meets the close.
-			Idle:     75 * time.Second,
-			BodyRead: time.Minute, BodyWrite: time.Minute,
+			Idle:      75 * time.Second,
+			BodyRead:  time.Minute,
+			BodyWrite: time.Minute,
 		},
 	}
 }

@@ -183,9 +183,10 @@ func (m *forwardMethod) exchange(ctx context.Context, r *http.Request, from Orig
 		req.Header.Set("X-Forwarded-For", from.Client.String())
 	}
 	resp, err := m.client.RoundTrip(req)
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case err != nil && ctx.Err() == nil:
 		return nil, &brokeOff{err}
-	} else if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	defer resp.Body.Close()

@@ -162,14 +162,8 @@ func (l *Limiter) peekAway(e *entry, p *Policy, key string, now instant) Decisio
 	case FailClosed:
 		return Decision{Source: Closed, RetryAfter: time.Second}
 	}
-	n, rank := l.rank(key)
-	return l.peekOwn(e, p, now, Local, func(limit int64) int64 {
-		share := limit / n
-		if rank < limit%n {
-			share++
-		}
-		return share
-	}, n)
+	share, n := l.share(key)
+	return l.peekOwn(e, p, now, Local, share, n)
 }
 
 // peekOwn is takeOwn on a copy of the tallies; e may be nil.

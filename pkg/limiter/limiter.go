@@ -325,15 +325,21 @@ func (l *Limiter) fallback(e *entry, p *Policy, now instant, cost int64, d *Deci
 	}
 	l.owing.Store(true)
 	e.endLeases(now)
-	n, rank := l.rank(e.key)
-	share := func(limit int64) int64 {
+	share, n := l.share(e.key)
+	e.takeOwn(p, now, cost, Local, share, n, d)
+}
+
+// share returns this replica's part of a limit of that key, and how many
+// replicas share it.
+func (l *Limiter) share(key string) (of func(limit int64) int64, n int64) {
+	n, rank := l.rank(key)
+	return func(limit int64) int64 {
 		s := limit / n
 		if rank < limit%n {
 			s++
 		}
 		return s
-	}
-	e.takeOwn(p, now, cost, Local, share, n, d)
+	}, n
 }
 
 // rank returns how many replicas share the store and this one's place among

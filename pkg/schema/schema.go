@@ -221,13 +221,9 @@ func (k Compiler) JSON(file string, text []byte) (*JSON, *Mistake) {
 		return nil, m
 	}
 	d.compiler = k
-	v, err := d.value()
-	if err != nil {
-		return nil, d.mistake(1, "is no JSON: "+err.Error())
-	}
-	name, err := d.url()
-	if err != nil {
-		return nil, d.mistake(1, "has no place: "+err.Error())
+	name, v, m := d.resource()
+	if m != nil {
+		return nil, m
 	}
 	c := jsonschema.NewCompiler()
 	c.AssertFormat()

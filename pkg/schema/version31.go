@@ -48,13 +48,9 @@ type place struct {
 
 // compile31 compiles what operations say of bodies and parameters.
 func compile31(d *document, doc *openapi3.T) (*compiled, *Mistake) {
-	v, err := d.value()
-	if err != nil {
-		return nil, d.mistake(1, "is no JSON: "+err.Error())
-	}
-	name, err := d.url()
-	if err != nil {
-		return nil, d.mistake(1, "has no place: "+err.Error())
+	name, v, m := d.resource()
+	if m != nil {
+		return nil, m
 	}
 	l := &library{from: d, docs: map[string]any{name: v}, compiler: jsonschema.NewCompiler()}
 	l.compiler.AssertFormat()
@@ -263,6 +259,18 @@ func (l *library) Load(name string) (any, error) {
 		l.docs[name] = v
 	}
 	return v, err
+}
+
+// resource returns what the document is named for the compiler, and its value.
+func (d *document) resource() (name string, value any, m *Mistake) {
+	value, err := d.value()
+	if err != nil {
+		return "", nil, d.mistake(1, "is no JSON: "+err.Error())
+	}
+	if name, err = d.url(); err != nil {
+		return "", nil, d.mistake(1, "has no place: "+err.Error())
+	}
+	return name, value, nil
 }
 
 // url names the document for the compiler.
