@@ -151,7 +151,7 @@ func restoreCommand() *cobra.Command {
 }
 
 func breakerCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "breaker", Short: "Hold a circuit breaker open or closed, or reset it"}
+	cmd := family("breaker", "Hold a circuit breaker open or closed, or reset it")
 	for _, b := range []struct {
 		act   admin.BreakerAct
 		short string
@@ -190,7 +190,7 @@ func breakerCommand() *cobra.Command {
 }
 
 func rateLimitCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "ratelimit", Short: "Look at what a caller has left of a route's limits, or give it back"}
+	cmd := family("ratelimit", "Look at what a caller has left of a route's limits, or give it back")
 	var r remote
 	showing := &cobra.Command{
 		Use: "show ROUTE [KEY]", Short: "Show what a caller has left", Args: cobra.RangeArgs(1, 2),

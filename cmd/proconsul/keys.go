@@ -13,7 +13,7 @@ import (
 )
 
 func keysCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "keys", Short: "Make API keys for consumers"}
+	cmd := family("keys", "Make API keys for consumers")
 	var consumer, id string
 	flags := func(c *cobra.Command) *cobra.Command {
 		c.Flags().StringVar(&consumer, "consumer", "NAME", "the consumer whose key it is")

@@ -126,4 +126,19 @@ replicas share.`,
 	return root
 }
 
+// family returns a command that is there for those below it. Without the check
+// cobra would answer one that does not exist with the help, and be content.
+func family(name, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:   name,
+		Short: short,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage("unknown command %q for %q\nsee '%s --help'", args[0], cmd.CommandPath(), cmd.CommandPath())
+			}
+			return cmd.Help()
+		},
+	}
+}
+
 func usage(format string, args ...any) error { return invalid{fmt.Errorf(format, args...)} }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/app"
+	"github.com/proconsul/proconsul/pkg/parts"
 )
 
 // scripted is what each script's gateway serves. %s is an instance that
@@ -42,8 +43,11 @@ routes:
 // a gateway of its own.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir:   "testdata/script",
-		Setup: startScripted,
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PORT", strconv.Itoa(parts.FreePorts(t, 1)[0]))
+			return startScripted(env)
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// exits CODE COMMAND...: it has to end with just that code.
 			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -58,6 +62,18 @@ func TestScripts(t *testing.T) {
 				}
 				if got != want {
 					ts.Fatalf("exit code %d, want %d", got, want)
+				}
+			},
+			// eventually COMMAND...: it ends well, once what it waits for is there.
+			"eventually": func(ts *testscript.TestScript, _ bool, args []string) {
+				for end := time.Now().Add(patience); ; {
+					err := ts.Exec(args[0], args[1:]...)
+					if err == nil {
+						return
+					}
+					if time.Now().After(end) {
+						ts.Fatalf("never: %v", err)
+					}
 				}
 			},
 			// repeats N PATTERN COMMAND...: it prints such a line that often, with

@@ -57,16 +57,7 @@ valid.`,
 }
 
 func configCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "config",
-		Short: "Look at the configuration",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 { // cobra would print the help and be content
-				return usage("unknown command %q for %q\nsee '%s --help'", args[0], cmd.CommandPath(), cmd.CommandPath())
-			}
-			return cmd.Help()
-		},
-	}
+	cmd := family("config", "Look at the configuration")
 	var from configFlags
 	var o config.PrintOptions
 	print := &cobra.Command{
