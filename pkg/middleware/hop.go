@@ -46,13 +46,27 @@ func StripRequest(h http.Header) (upgrade string) {
 	return upgrade
 }
 
+// Upgrade is what StripRequest returns, for a header that it has been through.
+func Upgrade(h http.Header) string {
+	if h["Connection"] == nil {
+		return ""
+	}
+	return h.Get("Upgrade")
+}
+
 // StripResponse removes from h what concerns only the connection it came on,
 // including the fields that Connection names.
 func StripResponse(h http.Header) {
+	StripNamed(h)
+	removeHopByHop(h)
+}
+
+// StripNamed removes from an answer's header the fields that Connection names,
+// for callers who leave out those that are HopByHop themselves.
+func StripNamed(h http.Header) {
 	if connection, ok := h["Connection"]; ok {
 		removeNamed(h, connection)
 	}
-	removeHopByHop(h)
 }
 
 func removeHopByHop(h http.Header) {
@@ -65,6 +79,9 @@ func removeHopByHop(h http.Header) {
 
 func removeNamed(h http.Header, connection []string) {
 	for _, line := range connection {
+		if line == "keep-alive" || line == "close" {
+			continue // what nearly all say, which names no field that could be left
+		}
 		for name := range strings.SplitSeq(line, ",") {
 			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
 			switch name {

@@ -395,10 +395,11 @@ func (c *relay) trailers() {
 // copyHeader adds the answer's fields to those that the gateway has set.
 func (f *flight) copyHeader(resp *http.Response) {
 	h := f.w.Header()
-	middleware.StripResponse(resp.Header)
+	middleware.StripNamed(resp.Header)
 	for name, values := range resp.Header {
 		have, ok := h[name]
 		switch {
+		case middleware.HopByHop(name):
 		case !ok:
 			h[name] = values
 		case listed(name):

@@ -16,7 +16,11 @@ import (
 // what a request costs.
 func (f *flight) rewrite() {
 	h := f.r.Header
-	f.upgrade = middleware.StripRequest(h)
+	if f.x != nil && f.x.Sanitized {
+		f.upgrade = middleware.Upgrade(h)
+	} else {
+		f.upgrade = middleware.StripRequest(h)
+	}
 	if f.upgrade != "" && (f.bodied() || listsH2C(f.upgrade)) {
 		// A server may ignore the wish (RFC 9110, section 7.8). The body would
 		// have to be sent before the switch, and within HTTP/2 in the clear

@@ -32,7 +32,8 @@ type conn struct {
 	epoch uint32
 
 	reused    bool
-	idleSince time.Time
+	trusted   bool          // not looked at before the request is written
+	idleSince time.Duration // since t.born
 
 	// The answer.
 	pooled *[readBufferSize]byte
@@ -194,7 +195,10 @@ func (c *conn) unwatch() bool {
 // finish is the end of the answer. clean says that it was complete and that
 // the connection may serve again, as far as the answer is concerned.
 func (c *conn) finish(clean bool) {
-	clean = clean && c.r == c.w
+	if c.r < c.w {
+		clean = false
+		c.h.odd.Store(true)
+	}
 	c.t.readBuffers.Put(c.pooled)
 	c.pooled, c.buf, c.r, c.w = nil, nil, 0, 0
 	if c.upload == nil {
@@ -294,7 +298,7 @@ func (c *conn) send(p []byte) error {
 	// Writing in the callback, before it waits, spares the read that would
 	// only find that there is nothing yet.
 	c.mode, c.out, c.n, c.err = modeWrite, p, 0, nil
-	if c.reused {
+	if c.reused && !c.trusted {
 		c.mode = modeCheck
 	}
 	err := c.raw.Read(c.onReady)
@@ -332,7 +336,10 @@ func (c *conn) ready(fd uintptr) bool {
 	switch c.mode {
 	case modeProbe, modeCheck:
 		var b [1]byte
-		_, err := readFD(fd, b[:])
+		n, err := readFD(fd, b[:])
+		if n > 0 {
+			c.h.odd.Store(true)
+		}
 		if err != errDry {
 			c.err = errStale
 			return true

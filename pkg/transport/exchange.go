@@ -72,7 +72,7 @@ func (e *exchange) run(c *conn) (*http.Response, error) {
 	if e.trace != nil && e.trace.GotConn != nil {
 		info := httptrace.GotConnInfo{Conn: c.nc, Reused: c.reused, WasIdle: c.reused}
 		if c.reused {
-			info.IdleTime = time.Since(c.idleSince)
+			info.IdleTime = time.Since(c.t.born) - c.idleSince
 		}
 		e.trace.GotConn(info)
 	}
@@ -90,13 +90,18 @@ func (e *exchange) run(c *conn) (*http.Response, error) {
 			err = failed
 		}
 	}
+	if bad := (*ProtocolError)(nil); errors.As(err, &bad) {
+		c.h.odd.Store(true)
+	}
 	if e.ctx.Err() != nil {
 		err = context.Cause(e.ctx)
 	} else if c.late(err) {
 		err = context.DeadlineExceeded // perhaps a moment before the context's own timer
 	}
-	c.finish(false)
-	if e.body == nil {
+	begun := c.upload != nil
+	var wrong *RequestError
+	c.finish(errors.As(err, &wrong)) // of which nothing was sent
+	if !begun {
 		e.closeBody()
 	}
 	return nil, err
@@ -106,12 +111,16 @@ func (e *exchange) run(c *conn) (*http.Response, error) {
 // before it has touched anything.
 func (e *exchange) talk(c *conn) (*http.Response, error) {
 	buf := c.t.writeBuffers.Get().(*[writeBufferSize]byte)
+	head, err := e.appendHead(buf[:0])
+	if err != nil {
+		c.t.writeBuffers.Put(buf)
+		return nil, err
+	}
 	if e.body == nil {
-		head := e.appendHead(buf[:0])
 		if e.m != nil {
 			head = append(head, e.m.Body...) // moves where it does not fit
 		}
-		err := c.send(head)
+		err = c.send(head)
 		c.t.writeBuffers.Put(buf)
 		if err != nil {
 			if err == errStale {
@@ -127,7 +136,7 @@ func (e *exchange) talk(c *conn) (*http.Response, error) {
 		c.t.writeBuffers.Put(buf)
 		return nil, errStale
 	}
-	u := newUpload(c, e, buf)
+	u := newUpload(c, e, buf, head)
 	c.upload = u
 	u.begin()
 	return e.answer(c)

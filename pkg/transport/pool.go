@@ -17,6 +17,7 @@ type host struct {
 	addr   string
 	secure bool
 	http2  atomic.Bool // the instance has picked HTTP/2
+	odd    atomic.Bool // it has said something unasked, or what is not HTTP
 
 	mu     sync.Mutex
 	gone   bool    // taken out of the transport's map
@@ -32,16 +33,17 @@ type host struct {
 	sweeping bool // it will run
 }
 
-// connection returns a connection for one request: one that is idle, unless a
+// connection returns a connection for the request: one that is idle, unless a
 // fresh one is asked for, or a new one.
-func (t *Transport) connection(ctx context.Context, by time.Time, addr string, secure, fresh bool, trace *httptrace.ClientTrace) (*conn, error) {
+func (e *exchange) connection(addr string, secure, fresh bool) (*conn, error) {
+	t, ctx := e.t, e.ctx
 	h := t.enter(addr, secure)
 	if secure && h.http2.Load() {
 		h.leave()
 		return nil, errHTTP2
 	}
 	if !fresh {
-		if c := h.take(); c != nil {
+		if c := h.take(e.body == nil && e.idempotent()); c != nil {
 			t.counters.reused.Add(1)
 			t.counters.active.Add(1)
 			c.reused = true
@@ -49,7 +51,7 @@ func (t *Transport) connection(ctx context.Context, by time.Time, addr string, s
 		}
 	}
 	t.counters.dials.Add(1)
-	c, err := h.dial(ctx, by, trace)
+	c, err := h.dial(ctx, e.by, e.trace)
 	if err != nil {
 		h.leave()
 		if err != errHTTP2 {
@@ -92,8 +94,15 @@ func (t *Transport) enter(addr string, secure bool) *host {
 	}
 }
 
-// take returns the connection that was used last, or nil.
-func (h *host) take() *conn {
+// trust is how long a connection may have been unused for a request that can be
+// sent again to go out without a look whether it is still there: that would be
+// a fifth of the system calls of a request, and in so short a time there is
+// next to never anything to see.
+const trust = 100 * time.Microsecond
+
+// take returns the connection that was used last, or nil. again says that the
+// request can be sent again.
+func (h *host) take(again bool) *conn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := len(h.idle)
@@ -101,6 +110,7 @@ func (h *host) take() *conn {
 		return nil
 	}
 	c := h.idle[n-1]
+	c.trusted = again && !h.odd.Load() && time.Since(h.t.born)-c.idleSince < trust
 	h.idle[n-1] = nil
 	h.idle = h.idle[:n-1]
 	h.t.counters.idle.Add(-1)
@@ -110,7 +120,7 @@ func (h *host) take() *conn {
 // put keeps a connection for later, or closes it. It is the last thing that a
 // request does with the connection: from here on it is another's.
 func (h *host) put(c *conn) {
-	c.idleSince = time.Now()
+	c.idleSince = time.Since(h.t.born)
 	h.mu.Lock()
 	h.users--
 	keep := !h.gone && len(h.idle) < h.t.o.MaxIdlePerHost && c.epoch == h.t.epoch.Load()
@@ -147,18 +157,15 @@ func (h *host) arm() {
 	h.reaper.Reset(h.t.o.IdleTimeout)
 }
 
-func (h *host) reap() { h.expire(time.Now().Add(-h.t.o.IdleTimeout)) }
+func (h *host) reap() { h.expire(time.Since(h.t.born) - h.t.o.IdleTimeout) }
 
-// expire closes what has been idle since before the given time; the zero time
-// closes all.
-func (h *host) expire(before time.Time) {
+// expire closes what has been idle since that time of the transport's, or
+// before.
+func (h *host) expire(since time.Duration) {
 	h.mu.Lock()
-	n := len(h.idle)
-	if !before.IsZero() {
-		n = 0
-		for n < len(h.idle) && !h.idle[n].idleSince.After(before) {
-			n++
-		}
+	n := 0
+	for n < len(h.idle) && h.idle[n].idleSince <= since {
+		n++
 	}
 	old := slices.Clone(h.idle[:n])
 	h.idle = slices.Delete(h.idle, 0, n)
@@ -166,7 +173,7 @@ func (h *host) expire(before time.Time) {
 	switch {
 	case len(h.idle) > 0:
 		h.armed = true
-		h.reaper.Reset(max(h.idle[0].idleSince.Sub(before), time.Millisecond))
+		h.reaper.Reset(max(h.idle[0].idleSince-since, time.Millisecond))
 	case h.users > 0:
 		h.armed = false // the next to leave arms it
 	default:

@@ -10,7 +10,8 @@ import (
 	"github.com/proconsul/proconsul/pkg/wire"
 )
 
-// checkRequest refuses what would not arrive as it is meant.
+// checkRequest refuses what would not arrive as it is meant. The header's fields
+// are looked at when they are written.
 func checkRequest(req *http.Request) error {
 	if req.Method != "" && !wire.ValidToken(req.Method) {
 		return &RequestError{Reason: fmt.Sprintf("method %q", req.Method)}
@@ -22,16 +23,6 @@ func checkRequest(req *http.Request) error {
 	for i := range len(host) {
 		if c := host[i]; c <= ' ' || c >= 0x7f || c == '/' || c == '\\' || c == '"' || c == '#' || c == '<' || c == '>' || c == '?' || c == '@' {
 			return &RequestError{Reason: "Host header"}
-		}
-	}
-	for name, values := range req.Header {
-		if !wire.ValidToken(name) {
-			return &RequestError{Reason: fmt.Sprintf("header field name %q", name)}
-		}
-		for _, v := range values {
-			if !wire.ValidValue(v) {
-				return &RequestError{Reason: fmt.Sprintf("header field value for %q", name)} // the value may be a secret
-			}
 		}
 	}
 	for name := range req.Trailer {
@@ -72,8 +63,9 @@ func (e *exchange) closes() bool {
 }
 
 // appendHead appends the request's header without what frames the body, which
-// is appendFraming's, and the empty line, unless there is no body.
-func (e *exchange) appendHead(b []byte) []byte {
+// is appendFraming's, and the empty line, unless there is no body. It fails where
+// a field would not arrive as it is meant.
+func (e *exchange) appendHead(b []byte) ([]byte, error) {
 	req := e.req
 	method := req.Method
 	if method == "" {
@@ -93,7 +85,13 @@ func (e *exchange) appendHead(b []byte) []byte {
 		if written(name) || req.Close && strings.EqualFold(name, "Connection") {
 			continue
 		}
+		if !wire.ValidToken(name) {
+			return nil, &RequestError{Reason: fmt.Sprintf("header field name %q", name)}
+		}
 		for _, v := range values {
+			if !wire.ValidValue(v) {
+				return nil, &RequestError{Reason: fmt.Sprintf("header field value for %q", name)} // the value may be a secret
+			}
 			b = append(b, name...)
 			b = append(b, ": "...)
 			b = append(b, wire.Trim(v)...)
@@ -104,18 +102,18 @@ func (e *exchange) appendHead(b []byte) []byte {
 		b = append(b, "Connection: close\r\n"...)
 	}
 	if e.body != nil {
-		return b
+		return b, nil
 	}
 	if e.m != nil && len(e.m.Body) > 0 {
 		b = append(b, "Content-Length: "...)
 		b = strconv.AppendInt(b, int64(len(e.m.Body)), 10)
-		return append(b, "\r\n\r\n"...)
+		return append(b, "\r\n\r\n"...), nil
 	}
 	switch method {
 	case http.MethodPost, http.MethodPut, http.MethodPatch:
 		b = append(b, "Content-Length: 0\r\n"...)
 	}
-	return append(b, "\r\n"...)
+	return append(b, "\r\n"...), nil
 }
 
 // appendFraming says how long the body is and ends the header.

@@ -10,7 +10,9 @@
 // connection is used again only if the answer ended exactly where its framing
 // says, the request was written to its end and neither side asked to close;
 // and each time before that it is probed, so that what an instance has sent
-// unasked is never taken for the answer to the next request.
+// unasked is never taken for the answer to the next request. One is not where
+// it served a moment ago, the request can be sent again if it turns out to be
+// closed, and the instance was never seen to send what nobody asked for.
 //
 // HTTP/2, upgrades, CONNECT and whatever else it does not do goes to a
 // fallback, chosen per request. It never follows redirects, compresses,
@@ -27,6 +29,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -230,7 +233,7 @@ func (t *Transport) roundTrip(e *exchange) (*http.Response, error) {
 			e.closeBody()
 			return nil, context.Cause(ctx)
 		}
-		c, err := t.connection(ctx, e.by, addr, secure, fresh, e.trace)
+		c, err := e.connection(addr, secure, fresh)
 		if err == errHTTP2 {
 			return t.fallback(req)
 		}
@@ -262,6 +265,11 @@ func (e *exchange) repeatable(err error) bool {
 	if e.body != nil || !errors.As(err, &lost) || lost.Answered || e.ctx.Err() != nil {
 		return false
 	}
+	return e.idempotent()
+}
+
+// idempotent reports whether the request may be handled twice.
+func (e *exchange) idempotent() bool {
 	switch e.req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 		return true
@@ -324,7 +332,7 @@ func (t *Transport) CloseIdleConnections() {
 	}
 	t.mu.RUnlock()
 	for _, h := range all {
-		h.expire(time.Time{})
+		h.expire(math.MaxInt64)
 	}
 	if c, ok := t.o.Fallback.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()

@@ -59,14 +59,14 @@ type upload struct {
 	complete bool                  // all was sent; set before the end
 }
 
-func newUpload(c *conn, e *exchange, buf *[writeBufferSize]byte) *upload {
-	return &upload{c: c, e: *e, buf: buf}
+// newUpload returns one whose header is in buf.
+func newUpload(c *conn, e *exchange, buf *[writeBufferSize]byte, head []byte) *upload {
+	return &upload{c: c, e: *e, buf: buf, head: head}
 }
 
 // begin writes the header if the body has to be asked for, and starts the
 // upload otherwise.
 func (u *upload) begin() {
-	u.head = u.e.appendHead(u.buf[:0])
 	if !u.e.expect {
 		go u.run()
 		return

@@ -35,20 +35,48 @@ func Field(line string) (name, value string, err error) {
 		return "", "", Malformed("header line without a name")
 	}
 	name, value = line[:i], Trim(line[i+1:])
-	if !ValidToken(name) {
+	valid, canonical := look(name)
+	if !valid {
 		return "", "", Malformed("character in a field name")
 	}
 	if !ValidValue(value) {
 		return "", "", Malformed("control character in field " + name)
 	}
-	return textproto.CanonicalMIMEHeaderKey(name), value, nil
+	if !canonical {
+		name = textproto.CanonicalMIMEHeaderKey(name)
+	}
+	return name, value, nil
+}
+
+// look reports whether a name is a token, and whether it is in its canonical
+// form: most are.
+func look(name string) (valid, canonical bool) {
+	canonical = true
+	first := true
+	for i := range len(name) {
+		c := name[i]
+		if !TokenChar(c) {
+			return false, false
+		}
+		if first {
+			canonical = canonical && (c < 'a' || c > 'z')
+		} else {
+			canonical = canonical && (c < 'A' || c > 'Z')
+		}
+		first = c == '-'
+	}
+	return true, canonical
 }
 
 // KnownField is Field for a line that Field has taken before, which needs no
 // second look at its bytes.
 func KnownField(line string) (name, value string) {
 	i := strings.IndexByte(line, ':')
-	return textproto.CanonicalMIMEHeaderKey(line[:i]), Trim(line[i+1:])
+	name = line[:i]
+	if _, canonical := look(name); !canonical {
+		name = textproto.CanonicalMIMEHeaderKey(name)
+	}
+	return name, Trim(line[i+1:])
 }
 
 // Announced takes the names of trailers out of a header. They are the keys of
@@ -149,6 +177,33 @@ func ValidToken(s string) bool {
 
 // ValidValue reports whether s has no control character but tabs.
 func ValidValue(s string) bool {
+	for ; len(s) >= 8; s = s[8:] {
+		if unusual(load(s)) && !validBytes(s[:8]) {
+			return false
+		}
+	}
+	return validBytes(s)
+}
+
+const (
+	ones = 0x0101010101010101
+	tops = 0x8080808080808080
+)
+
+// load returns the first eight bytes of s as one number.
+func load(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// unusual reports whether one of eight bytes is below ' ', is DEL or has its
+// top bit set. The borrow of a byte may make the next one seem so too.
+func unusual(v uint64) bool {
+	del := v ^ 0x7f*ones
+	return (v|(v-' '*ones)|(del-ones))&tops != 0
+}
+
+func validBytes(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
 			return false

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httputil"
+	"net/textproto"
 	"reflect"
 	"strings"
 	"testing"
@@ -159,4 +160,34 @@ func FuzzChunked(f *testing.F) {
 			t.Fatalf("got %q, net/http %q", data, want)
 		}
 	})
+}
+
+// The quick looks at names and values say what a look at each byte says.
+func TestQuickLooksAgree(t *testing.T) {
+	slow := func(s string) bool {
+		return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+	}
+	for c := range 256 {
+		for _, n := range []int{1, 7, 8, 9, 16, 23} {
+			for at := range n {
+				b := bytes.Repeat([]byte("a"), n)
+				b[at] = byte(c)
+				if got := wire.ValidValue(string(b)); got != slow(string(b)) {
+					t.Fatalf("ValidValue(%q) is %v", b, got)
+				}
+				if at > 0 && b[at-1] == 'a' {
+					b[at-1] = ' ' // a neighbour at the edge
+					if got := wire.ValidValue(string(b)); got != slow(string(b)) {
+						t.Fatalf("ValidValue(%q) is %v", b, got)
+					}
+				}
+			}
+		}
+	}
+	for _, name := range []string{"a", "A", "a-b", "A-b", "A-B", "AB", "-a", "-A", "A--b", "A_b", "a1-2b", "X-Request-ID", "ETag", "Etag", "1a", "1A", "!a", "A!b"} {
+		got, _, err := wire.Field(name + ": x")
+		if want := textproto.CanonicalMIMEHeaderKey(name); err != nil || got != want {
+			t.Errorf("%q became %q, %v, want %q", name, got, err, want)
+		}
+	}
 }

@@ -28,7 +28,11 @@ func New() middleware.Middleware {
 				}
 			}
 			if id == "" {
-				id = Make(time.Now())
+				if x != nil {
+					id = Make(x.Start)
+				} else {
+					id = Make(time.Now())
+				}
 			}
 			if x != nil {
 				x.RequestID = id
