@@ -27,7 +27,7 @@ func (b *bench) experiments() []experiment {
 	full := shape{features: true, routes: 100}
 	list := []experiment{
 		{"plain", "Plain forwarding, 1 KiB answers, 64 connections", all, shape{}, get},
-		{"full", "The same features on in each: 100 routes, forwarded headers, request id, JSON access log, limit in memory; ours has breaker and metrics beside", append(all, "fast-command"), full, get},
+		{"full", "The same features on in each: 100 routes, forwarded headers, request id, JSON access log, limit in memory; ours has breaker and metrics beside", append(all, "fast-command", "fast-told"), full, get},
 		{"rate", "The same, at a fixed rate", all, full, request{path: "/x", conns: 64, rate: b.rate}},
 		{"post", "POST of 512 bytes", lead, shape{}, request{path: "/x", conns: 64, body: 512}},
 		{"chunked", "POST of 512 bytes, chunked", lead, shape{}, request{path: "/x", conns: 64, body: 512, chunked: true}},

@@ -16,6 +16,7 @@ type shape struct {
 	routes    int  // 0: one that takes every path
 	instances int  // 0: one
 	layers    string
+	told      bool // clients are told of their limit
 }
 
 // target is a proxy under test, running.
@@ -34,7 +35,11 @@ func (b *bench) starters() map[string]func(name, addr string, s shape) (*target,
 		"caddy":   b.caddy,
 		"traefik": b.traefik,
 		// Listener and upstream engine, then the breaker's.
-		"fast":         func(n, a string, s shape) (*target, error) { return b.proconsul(n, a, s, "fast", "fast", "direct") },
+		"fast": func(n, a string, s shape) (*target, error) { return b.proconsul(n, a, s, "fast", "fast", "direct") },
+		"fast-told": func(n, a string, s shape) (*target, error) {
+			s.told = true
+			return b.proconsul(n, a, s, "fast", "fast", "direct")
+		},
 		"fast-command": func(n, a string, s shape) (*target, error) { return b.proconsul(n, a, s, "fast", "fast", "command") },
 		"std-fast":     func(n, a string, s shape) (*target, error) { return b.proconsul(n, a, s, "std", "fast", "direct") },
 		"std":          func(n, a string, s shape) (*target, error) { return b.proconsul(n, a, s, "std", "std", "direct") },
@@ -245,7 +250,11 @@ func (b *bench) proconsul(name, addr string, s shape, listener, upstream, breake
 		c.WriteString("access_log: {disabled: true}\n")
 	}
 	if has("limit") {
-		c.WriteString("policies:\n  - {name: limited, rate_limit: {by: client_ip, rate: 1000000/s}}\n")
+		headers := "none" // the others tell clients nothing of their limits
+		if s.told {
+			headers = "all"
+		}
+		fmt.Fprintf(&c, "policies:\n  - {name: limited, rate_limit: {by: client_ip, rate: 1000000/s, headers: %s}}\n", headers)
 		use.WriteString(", use: [limited]")
 	}
 	fmt.Fprintf(&c, "upstreams:\n  - {name: be, engine: %s, max_in_flight: 0", upstream)
