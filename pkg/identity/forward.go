@@ -139,8 +139,8 @@ func (m *forwardMethod) ask(r *http.Request, from Origin) (*Identity, error) {
 }
 
 // answersOthers reports whether the service answers a question that has nothing
-// of a client's: a request that it dies of must not make it look away, which
-// would close the door for others, or open it.
+// of a client's, with whatever status: a request that it dies of must not make
+// it look away, which would close the door for others, or open it.
 func (m *forwardMethod) answersOthers(ctx context.Context) bool {
 	m.control.mu.Lock()
 	defer m.control.mu.Unlock()
@@ -154,7 +154,7 @@ func (m *forwardMethod) answersOthers(ctx context.Context) bool {
 		req.Header.Set("User-Agent", "proconsul")
 		if resp, err := m.client.RoundTrip(req); err == nil {
 			_ = resp.Body.Close()
-			m.control.answers = resp.StatusCode < 500
+			m.control.answers = true // whatever it says: what fails for others too is counted where they ask
 		}
 	}
 	m.control.at = time.Now()

@@ -2,6 +2,7 @@ package identity_test
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -15,13 +16,18 @@ import (
 )
 
 // A request that the service dies of passes nowhere and closes no door, however
-// often it comes; a service that breaks off every request is away.
+// often it comes, and whatever the service says to a question without anything
+// of a client's; a service that breaks off every request is away.
 func TestForwardAuthRequestThatKills(t *testing.T) {
-	for _, mode := range []string{"closed", "open"} {
-		t.Run(mode, func(t *testing.T) {
+	for _, tt := range []struct {
+		mode string
+		bare int // what a question without a client's fields is answered
+	}{{"closed", 200}, {"open", 200}, {"closed", 401}, {"closed", 500}, {"open", 500}, {"open", 503}} {
+		mode := tt.mode
+		t.Run(fmt.Sprint(mode, " ", tt.bare), func(t *testing.T) {
 			var away atomic.Bool
 			var asked, bare atomic.Int64
-			srv := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				asked.Add(1)
 				if r.Header.Get("X-Forwarded-Uri") == "" {
 					bare.Add(1)
@@ -31,6 +37,9 @@ func TestForwardAuthRequestThatKills(t *testing.T) {
 				}
 				if away.Load() || r.Header.Get("Cookie") == "kill" {
 					panic(http.ErrAbortHandler)
+				}
+				if r.Header.Get("X-Forwarded-Uri") == "" {
+					w.WriteHeader(tt.bare)
 				}
 			}))
 			srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
@@ -44,16 +53,19 @@ func TestForwardAuthRequestThatKills(t *testing.T) {
 				r.Header["Cookie"], r.Header["X-Request-Id"] = []string{cookie}, []string{"1"}
 				return m.Identify(r)
 			}
-			for i := range 20 {
+			for i := range 21 {
 				if id, err := ask("kill"); id != nil || !errors.Is(err, identity.ErrUnavailable) {
 					t.Fatalf("the request that kills, for the %dth time: %+v, %v", i+1, id, err)
+				}
+				if i%7 != 6 { // more in a row than close the door of a service that is away
+					continue
 				}
 				if id, err := ask("fine"); err != nil || id.Unchecked {
 					t.Fatalf("another's request, after %d that killed: %+v, %v", i+1, id, err)
 				}
 			}
-			if n := bare.Load(); n == 0 || n > 20 {
-				t.Errorf("%d control questions for 20 requests", n)
+			if n := bare.Load(); n == 0 || n > 21 {
+				t.Errorf("%d control questions for 21 requests", n)
 			}
 
 			away.Store(true)
