@@ -21,6 +21,7 @@ import (
 
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/consul"
+	"github.com/proconsul/proconsul/pkg/certs"
 )
 
 // Options are what certificates are obtained with.
@@ -48,7 +49,9 @@ type Event struct {
 type Certificates struct {
 	names  []string
 	magic  *certmagic.Config
-	issuer *certmagic.ACMEIssuer
+	issuer issuer
+	asked  certmagic.ACMEIssuer // the issuer but for whom it is trusted by
+	files  *certs.Client        // that say so; nil: the system does
 	cache  *certmagic.Cache
 	stop   func()
 }
@@ -83,30 +86,62 @@ func New(o Options) (*Certificates, error) {
 			return nil
 		},
 	})
-	template := certmagic.ACMEIssuer{
+	c.asked = certmagic.ACMEIssuer{
 		CA: o.Config.Directory, TestCA: o.Config.Directory, // of a test issuer's certificates nobody has any use
 		Email: o.Config.Email, Agreed: o.Config.Agree, Logger: quiet, CertObtainTimeout: 5 * time.Minute,
 		DisableHTTPChallenge:    o.Clear == "" || !slices.Contains(o.Config.Challenges, "http-01"),
 		DisableTLSALPNChallenge: o.Secure == "" || !slices.Contains(o.Config.Challenges, "tls-alpn-01"),
 	}
-	if template.DisableHTTPChallenge && template.DisableTLSALPNChallenge {
+	if c.asked.DisableHTTPChallenge && c.asked.DisableTLSALPNChallenge {
 		c.stop()
 		return nil, fmt.Errorf("acme: no listener is there for any of the challenges %s", strings.Join(o.Config.Challenges, ", "))
 	}
 	// Our own listeners answer the challenges. certmagic would open its own where
 	// it found nobody at these ports.
-	template.AltHTTPPort, template.AltTLSALPNPort = port(o.Clear), port(o.Secure)
+	c.asked.AltHTTPPort, c.asked.AltTLSALPNPort = port(o.Clear), port(o.Secure)
 	if o.Config.CAFile != "" {
-		pool, err := config.ReadCAs(o.Config.CAFile)
+		files, err := certs.OpenClient(config.ClientTLS{CAFile: o.Config.CAFile})
 		if err != nil {
 			c.stop()
 			return nil, fmt.Errorf("acme: %w", err)
 		}
-		template.TrustedRoots = pool
+		c.files = files
 	}
-	c.issuer = certmagic.NewACMEIssuer(c.magic, template)
-	c.magic.Issuers = []certmagic.Issuer{c.issuer}
+	c.trust()
+	c.magic.Issuers = []certmagic.Issuer{c.issuer.present.Load()} // in its own form it tells the issuer what a renewal replaces
+	if c.files != nil {
+		c.magic.Issuers[0] = &c.issuer
+	}
 	return c, nil
+}
+
+// trust makes the issuer the one that the files vouch for.
+func (c *Certificates) trust() {
+	next := c.asked
+	if c.files != nil {
+		next.TrustedRoots = c.files.Current().RootCAs
+	}
+	c.issuer.present.Store(certmagic.NewACMEIssuer(c.magic, next))
+}
+
+// Files lists the files by which the issuer is trusted.
+func (c *Certificates) Files() []string {
+	if c.files == nil {
+		return nil
+	}
+	return c.files.Files()
+}
+
+// Refresh reads those files again. Where one cannot be used, what was read
+// before stays. What is under way with the issuer ends as it began.
+func (c *Certificates) Refresh() (changed bool, err error) {
+	if c.files == nil {
+		return false, nil
+	}
+	if changed, err = c.files.Refresh(); changed {
+		c.trust()
+	}
+	return changed, err
 }
 
 func port(addr string) int {
@@ -161,7 +196,6 @@ const challengeProtocol = "acme-tls/1" // RFC 8737
 // Challenges answers the issuer's requests on clear listeners and leaves all
 // others to next.
 func (c *Certificates) Challenges(next http.Handler) http.Handler {
-	challenges := c.issuer.HTTPChallengeHandler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := r.Host
 		if name, _, err := net.SplitHostPort(host); err == nil {
@@ -171,7 +205,7 @@ func (c *Certificates) Challenges(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		challenges.ServeHTTP(w, r)
+		c.issuer.present.Load().HTTPChallengeHandler(next).ServeHTTP(w, r)
 	})
 }
 

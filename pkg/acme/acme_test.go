@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/acme"
 	"github.com/proconsul/proconsul/pkg/app"
 	"github.com/proconsul/proconsul/pkg/parts"
 )
@@ -197,6 +199,24 @@ func TestObtains(t *testing.T) {
 					conn.Close()
 					t.Error("a name that nobody asked for has a certificate")
 				}
+
+				// Who vouches for the issuer is followed.
+				both, err := os.ReadFile(is.caFile)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(is.caFile, append(both, parts.NewAuthority(t, "next").PEM...), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				parts.Eventually(t, patience, "a change of ca_file is not taken over", func() bool {
+					resp, err := http.Get("http://" + a.AdminAddr() + "/api/v1/events")
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer resp.Body.Close()
+					text, _ := io.ReadAll(resp.Body)
+					return bytes.Contains(text, []byte("acme: new certificates taken over"))
+				})
 			})
 		}
 	}
@@ -218,5 +238,85 @@ func TestReplicasObtainOnce(t *testing.T) {
 	c := serial(t, third, is)
 	if n := is.orders.Load(); n != 1 || a != b || b != c {
 		t.Errorf("%d orders, certificates %s, %s and %s", n, a, b, c)
+	}
+}
+
+// TestTrustInTheIssuerChanges writes another ca_file: the issuer is asked by
+// those who it vouches for from then on, and by no others before. A file that
+// cannot be used changes nothing.
+func TestTrustInTheIssuerChanges(t *testing.T) {
+	ports := parts.FreePorts(t, 2)
+	is := startIssuer(t, ports[0], ports[1])
+	right, err := os.ReadFile(is.caFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	parts.NewAuthority(t, "another").WriteTo(t, file)
+	clear := fmt.Sprintf("127.0.0.1:%d", ports[0])
+	open := func() (*acme.Certificates, <-chan acme.Event) {
+		events := make(chan acme.Event, 10)
+		c, err := acme.New(acme.Options{Names: []string{"shop.example.com"}, Clear: clear, OnEvent: func(e acme.Event) { events <- e },
+			Config: config.ACME{Directory: is.url, CAFile: file, Agree: true, Challenges: []string{"http-01"}, Storage: "file", Path: t.TempDir()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		if got := c.Files(); len(got) != 1 || got[0] != file {
+			t.Fatalf("files %q", got)
+		}
+		return c, events
+	}
+	run := func(c *acme.Certificates, events <-chan acme.Event) acme.Event {
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(ctx) }()
+		defer func() {
+			stop()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}()
+		select {
+		case e := <-events:
+			return e
+		case <-time.After(patience):
+			t.Fatal("nothing became of the certificate")
+			return acme.Event{}
+		}
+	}
+	early, failing := open()
+	if e := run(early, failing); e.Err == nil || is.orders.Load() != 0 {
+		t.Fatalf("an issuer that nobody vouches for was asked: %v, %d orders", e.Err, is.orders.Load())
+	}
+
+	c, events := open()
+	socket, err := net.Listen("tcp", clear)
+	if err != nil {
+		t.Fatal(err)
+	}
+	challenges := httptest.NewUnstartedServer(c.Challenges(http.NotFoundHandler()))
+	challenges.Listener.Close()
+	challenges.Listener = socket
+	challenges.Start()
+	defer challenges.Close()
+	refresh := func(text []byte) (bool, error) {
+		t.Helper()
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return c.Refresh()
+	}
+	if changed, err := refresh(right); !changed || err != nil {
+		t.Fatalf("the right file: %v, %v", changed, err)
+	}
+	if changed, err := refresh(right); changed || err != nil {
+		t.Fatalf("the same file again: %v, %v", changed, err)
+	}
+	if changed, err := refresh([]byte("no certificate")); changed || err == nil {
+		t.Fatalf("a file without a certificate: %v, %v", changed, err)
+	}
+	if e := run(c, events); e.Err != nil || is.orders.Load() != 1 {
+		t.Errorf("by the right file: %v, %d orders", e.Err, is.orders.Load())
 	}
 }

@@ -84,6 +84,7 @@ func (a *App) openACME(cfg *config.Config, sockets []net.Listener) error {
 	}
 	a.stack.push("acme", obtained.Close)
 	a.acme = obtained
+	a.follow("acme", obtained)
 	return nil
 }
 

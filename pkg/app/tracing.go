@@ -25,7 +25,8 @@ func (a *App) openTracing(cfg *config.Config) error {
 		if err != nil {
 			return fmt.Errorf("tracing: %w", err)
 		}
-		o.TLS = files.Current()
+		o.TLS = files.Current
+		a.follow("tracing", files)
 	}
 	if a.tracer, err = tracing.New(o, tracingRules(c)); err != nil {
 		return fmt.Errorf("tracing: %w", err)

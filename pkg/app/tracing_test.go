@@ -1,12 +1,15 @@
 package app_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -32,9 +35,10 @@ type receiver struct {
 	header   http.Header
 }
 
-func startReceiver(t testing.TB) *receiver {
+// newReceiver returns one that is not started yet.
+func newReceiver(t testing.TB) *receiver {
 	rc := &receiver{}
-	rc.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	rc.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		var sent collector.ExportTraceServiceRequest
 		if err != nil || r.Method != http.MethodPost || r.URL.Path != "/v1/traces" || r.Header.Get("Content-Type") != "application/x-protobuf" || proto.Unmarshal(body, &sent) != nil {
@@ -54,6 +58,12 @@ func startReceiver(t testing.TB) *receiver {
 			}
 		}
 	}))
+	return rc
+}
+
+func startReceiver(t testing.TB) *receiver {
+	rc := newReceiver(t)
+	rc.Start()
 	t.Cleanup(rc.Close)
 	return rc
 }
@@ -350,4 +360,47 @@ func TestACollectorThatFails(t *testing.T) {
 	if !strings.Contains(in.log.String(), "spans are sent again") {
 		t.Errorf("the log does not say that it works again:\n%s", in.log)
 	}
+}
+
+// A collector goes over to another authority: with that one in ca_file spans
+// come to it again, without a restart or a reload.
+func TestTheCollectorsAuthorityChanges(t *testing.T) {
+	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+	old, next := parts.NewAuthority(t, "old"), parts.NewAuthority(t, "next")
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	old.WriteTo(t, file)
+	rc := newReceiver(t)
+	var shown atomic.Pointer[tls.Certificate]
+	show := func(by *parts.Authority) {
+		pair := by.Issue(t, parts.Leaf{Name: "collector", Names: []string{"127.0.0.1"}}).Pair(t)
+		shown.Store(&pair)
+		rc.CloseClientConnections()
+	}
+	show(old)
+	rc.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return &tls.Config{Certificates: []tls.Certificate{*shown.Load()}}, nil
+	}}
+	rc.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0) // of handshakes that are to fail
+	rc.StartTLS()
+	t.Cleanup(rc.Close)
+	in, _ := tracedGateway(t, rc, fmt.Sprintf("ratio: 100%%, ca_file: %q", file))
+	comes := func(what string) {
+		t.Helper()
+		before := len(rc.servers())
+		in.get("public", "/fine/a")
+		parts.Eventually(t, patience, what, func() bool { return len(rc.servers()) > before })
+	}
+	comes("no span comes to the collector")
+	show(next)
+	in.get("public", "/fine/a")
+	parts.Eventually(t, patience, "spans come to a collector that nobody vouches for", func() bool { return strings.Contains(in.log.String(), "spans cannot be sent") })
+	before := len(rc.servers())
+	next.WriteTo(t, file)
+	parts.Eventually(t, patience, "the file is not taken over", func() bool {
+		return strings.Contains(in.log.String(), `msg="certificates taken over" component=tls of=tracing`)
+	})
+	if n := len(rc.servers()); n != before {
+		t.Errorf("%d spans came meanwhile", n-before)
+	}
+	comes("no span comes to the collector by the new file")
 }

@@ -36,9 +36,9 @@ import (
 
 // Options are what a Tracer is made with.
 type Options struct {
-	Endpoint string            // URL of the collector; /v1/traces is added where it has no path
-	Headers  map[string]string // that the collector gets
-	TLS      *tls.Config       // nil: the system's roots
+	Endpoint string             // URL of the collector; /v1/traces is added where it has no path
+	Headers  map[string]string  // that the collector gets
+	TLS      func() *tls.Config // that the next connection is made by; nil: the system's roots
 
 	Service, Version, Replica string // what spans call the gateway
 
@@ -88,7 +88,8 @@ func New(o Options, r Rules) (*Tracer, error) {
 		options = append(options, otlptracehttp.WithHeaders(o.Headers))
 	}
 	if o.TLS != nil {
-		options = append(options, otlptracehttp.WithTLSClientConfig(o.TLS))
+		within := millis("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", millis("OTEL_EXPORTER_OTLP_TIMEOUT", 10*time.Second)) // a client of ours has to mind them
+		options = append(options, otlptracehttp.WithHTTPClient(&http.Client{Transport: &way{tls: o.TLS}, Timeout: within}))
 	}
 	exporter, err := otlptracehttp.New(context.Background(), options...)
 	if err != nil {
