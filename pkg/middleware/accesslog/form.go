@@ -127,7 +127,7 @@ var variables = map[string]func(e *entry, end time.Time) string{
 	},
 	"$time_common":     func(e *entry, _ time.Time) string { return e.x.Start.UTC().Format(commonTime) },
 	"$time_rfc3339":    func(e *entry, _ time.Time) string { return e.x.Start.UTC().Format(time.RFC3339) },
-	"$time_rfc3339_ms": func(e *entry, _ time.Time) string { return e.x.Start.UTC().Format(millisTime) },
+	"$time_rfc3339_ms": func(e *entry, _ time.Time) string { return string(appendTime(nil, e.x.Start)) },
 	"$time_unix_ms":    func(e *entry, _ time.Time) string { return strconv.FormatInt(e.x.Start.UnixMilli(), 10) },
 	"$trace_id": func(e *entry, _ time.Time) string {
 		if id, _ := e.trace(); id != (middleware.TraceID{}) {
@@ -155,7 +155,6 @@ var variables = map[string]func(e *entry, end time.Time) string{
 
 const (
 	commonTime = "02/Jan/2006:15:04:05 -0700"
-	millisTime = "2006-01-02T15:04:05.000Z07:00"
 )
 
 func milliseconds(d time.Duration) string {
@@ -240,7 +239,7 @@ func appendClean(b []byte, s string, quoted bool) []byte {
 func appendOTel(b []byte, e *entry, end time.Time) []byte {
 	x := e.x
 	b = append(b, `{"timestamp":"`...)
-	b = x.Start.UTC().AppendFormat(b, millisTime)
+	b = appendTime(b, x.Start)
 	b = append(b, '"')
 	b = appendTrace(b, e)
 	if x.ClientIP.IsValid() {
