@@ -175,15 +175,70 @@ func (b *builder) checkListen(c *Config) {
 }
 
 func (b *builder) checkAdmin(c *Config) {
-	b.unique("admin.tokens", len(c.Admin.Tokens), func(i int) string { return c.Admin.Tokens[i].Name })
 	a := c.Admin
+	b.unique("admin.tokens", len(a.Tokens), func(i int) string { return a.Tokens[i].Name })
+	b.checkAdminClients(a)
 	if a.Addr == "" {
 		return
 	}
+	if path, is := a.Socket(); is {
+		b.checkAdminSocket(path)
+		return
+	}
+	b.checkAdminTLS(c)
 	b.address("admin.addr", a.Addr, true)
-	if host, _, err := net.SplitHostPort(a.Addr); err == nil && !loopback(host) && len(a.Tokens) == 0 && !a.Insecure && b.sound("admin") {
+	if host, _, err := net.SplitHostPort(a.Addr); err == nil && !loopback(host) && len(a.Tokens) == 0 && !a.KnowsCertificates() && !a.Insecure && b.sound("admin") {
 		b.bad("admin.addr", a.Addr, CodeAdminOpen, "is not loopback, and no token guards it",
 			"listen on 127.0.0.1, add admin.tokens, or set admin.insecure: true")
+	}
+}
+
+// maxSocket is what the kernel takes for the path of a unix socket, less what
+// its name is longer by while it is made.
+const maxSocket = 103
+
+func (b *builder) checkAdminSocket(path string) {
+	addr := "unix:" + path
+	switch {
+	case !strings.HasPrefix(path, "/"):
+		b.bad("admin.addr", addr, CodeAddress, "is not a socket (want unix:/path)", "")
+	case len(path) > maxSocket:
+		b.bad("admin.addr", addr, CodeAddress, fmt.Sprintf("is longer than the %d bytes that a socket's path may have", maxSocket), "")
+	}
+	if b.written("admin.tls") {
+		b.fault(Fault{Path: "admin.tls", Code: CodeContradicts, Message: "admin.tls is written for a unix socket, which the file system guards", Hint: "remove it, or listen on HOST:PORT"})
+	}
+}
+
+// checkAdminTLS checks the certificates that the admin listener shows.
+func (b *builder) checkAdminTLS(c *Config) {
+	if c.Admin.TLS == nil {
+		b.checkListenTLS("admin", Listen{})
+		return
+	}
+	shown := c.Admin.TLS.Listen()
+	b.checkListenTLS("admin", Listen{TLS: &shown})
+	// Certificates are told by their listener in metrics and messages.
+	for i, l := range c.Listen {
+		if l.Name == "admin" {
+			b.bad(join(at("listen", i), "name"), l.Name, CodeNameTwice, "is what the admin listener's certificates are told by", "")
+		}
+	}
+}
+
+// checkAdminClients checks those who are known by a certificate.
+func (b *builder) checkAdminClients(a Admin) {
+	b.unique("admin.clients", len(a.Clients), func(i int) string { return a.Clients[i].Name })
+	known := map[certMark]string{}
+	for i, one := range a.Clients {
+		b.checkConsumerCert(known, at("admin.clients", i), one.Cert())
+	}
+	asks := a.TLS != nil && a.TLS.ClientCAFile != ""
+	switch {
+	case len(a.Clients) > 0 && !asks && b.sound("admin.tls"):
+		b.warn("admin.clients", CodeNoEffect, "admin.clients has no effect: the admin listener asks for no client certificates", "write admin: {tls: {client_ca_file: ...}}")
+	case len(a.Clients) == 0 && asks && b.sound("admin.clients"):
+		b.warn("admin.tls.client_ca_file", CodeNoEffect, "admin.tls.client_ca_file has no effect: admin.clients is empty, so a certificate allows nothing", "write admin: {clients: [{name: sre, role: operator, san: sre.example.org}]}")
 	}
 }
 

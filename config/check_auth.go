@@ -261,7 +261,7 @@ func (b *builder) checkConsumerCert(seen map[certMark]string, path string, c Con
 		}
 	}
 	if first, ok := seen[c.mark()]; ok {
-		b.bad(path, c.Subject+c.SAN+c.SPIFFE, CodeNameTwice, "makes a certificate two consumers: "+first+" has the same", "")
+		b.bad(path, c.Subject+c.SAN+c.SPIFFE, CodeNameTwice, "names the same certificates as "+first, "")
 		return
 	}
 	seen[c.mark()] = path

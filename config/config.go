@@ -120,9 +120,59 @@ type ListenTimeouts struct {
 
 // Admin is the listener for operators.
 type Admin struct {
-	Addr     string       `yaml:"addr" restart:"yes"`     // HOST:PORT; empty: no admin listener
-	Tokens   []AdminToken `yaml:"tokens"`                 // who may do what
-	Insecure bool         `yaml:"insecure" restart:"yes"` // allow a non-loopback address without a token
+	Addr     string        `yaml:"addr" restart:"yes"`     // HOST:PORT, or unix:PATH for a socket; empty: no admin listener
+	TLS      *AdminTLS     `yaml:"tls" restart:"yes"`      // absent: clear
+	Tokens   []AdminToken  `yaml:"tokens"`                 // who may do what
+	Clients  []AdminClient `yaml:"clients"`                // who may do what by a certificate of an issuer in tls.client_ca_file
+	Insecure bool          `yaml:"insecure" restart:"yes"` // allow a non-loopback address without tokens and clients
+}
+
+// AdminTLS makes the admin listener speak TLS. Its files are followed, as those
+// of a public listener are.
+type AdminTLS struct {
+	CertDir      string        `yaml:"cert_dir"`                   // every NAME.crt or NAME.pem in it, with its key in NAME.key or in the same file
+	Certificates []Certificate `yaml:"certificates"`               // files of their own; the first one is for names that no certificate is for
+	MinVersion   string        `yaml:"min_version" enum:"1.2|1.3"` // of TLS
+	ClientCAFile string        `yaml:"client_ca_file"`             // PEM bundle of those who issue operators' certificates; who shows none needs a token
+}
+
+// Listen returns the same for a listener. A certificate is asked for and not
+// demanded: probes and scrapers have none.
+func (t AdminTLS) Listen() ListenTLS {
+	l := ListenTLS{CertDir: t.CertDir, Certificates: t.Certificates, MinVersion: t.MinVersion, ClientCAFile: t.ClientCAFile, ClientAuth: "none"}
+	if t.ClientCAFile != "" {
+		l.ClientAuth = "optional"
+	}
+	return l
+}
+
+// AdminClient is who has a client certificate, by exactly one of subject, san
+// and spiffe, and what it may do.
+type AdminClient struct {
+	Name    string `yaml:"name" required:"true"`        // the actor in the audit log
+	Role    string `yaml:"role" enum:"viewer|operator"` // a viewer reads, an operator also acts
+	Subject string `yaml:"subject"`                     // the common name, or the whole name as "CN=sre,O=Example"
+	SAN     string `yaml:"san"`                         // one of its alternative names: DNS name, e-mail address, IP address or URI
+	SPIFFE  string `yaml:"spiffe"`                      // its SPIFFE id, as spiffe://example.org/sre
+}
+
+// Cert says which certificates are the client's.
+func (c AdminClient) Cert() ConsumerCert {
+	return ConsumerCert{Subject: c.Subject, SAN: c.SAN, SPIFFE: c.SPIFFE}
+}
+
+// KnowsCertificates reports whether a client certificate allows anything.
+func (a Admin) KnowsCertificates() bool {
+	return len(a.Clients) > 0 && a.TLS != nil && a.TLS.ClientCAFile != ""
+}
+
+// Socket returns the path of the unix socket that the admin listener is.
+func (a Admin) Socket() (path string, ok bool) {
+	path, ok = strings.CutPrefix(a.Addr, "unix:")
+	if rest, url := strings.CutPrefix(path, "//"); url {
+		path = rest
+	}
+	return path, ok
 }
 
 // AdminToken is a bearer token and what it may do.

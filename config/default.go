@@ -225,6 +225,10 @@ func elementDefault(t reflect.Type) reflect.Value {
 		v = ListenTLS{MinVersion: "1.2", ClientAuth: "none"}
 	case reflect.TypeFor[Static]():
 		v = Static{Weight: 1}
+	case reflect.TypeFor[AdminTLS]():
+		v = AdminTLS{MinVersion: "1.2"}
+	case reflect.TypeFor[AdminClient]():
+		v = AdminClient{Role: "viewer"}
 	case reflect.TypeFor[AdminToken]():
 		v = AdminToken{Role: "viewer"}
 	case reflect.TypeFor[Route]():

@@ -21,7 +21,8 @@ import (
 
 // remote is what every command has that talks to a running gateway.
 type remote struct {
-	address, token   string
+	gatewayFlags
+	token            string
 	output, template string
 	watch            bool
 	interval         time.Duration
@@ -29,7 +30,7 @@ type remote struct {
 
 // add adds the flags by which a command finds its gateway.
 func (r *remote) add(cmd *cobra.Command) {
-	addressFlag(cmd, &r.address)
+	r.gatewayFlags.add(cmd)
 	cmd.Flags().StringVar(&r.token, "token", "", "admin token (PROCONSUL_TOKEN, or a file: PROCONSUL_TOKEN_FILE)")
 }
 
@@ -66,11 +67,7 @@ func (r *remote) client() (*client.Client, error) {
 		}
 		token = strings.TrimSpace(string(text))
 	}
-	c, err := client.New(client.Options{Address: r.address, Token: token})
-	if err != nil {
-		return nil, invalid{err}
-	}
-	return c, nil
+	return r.gatewayFlags.client(client.Options{Token: token})
 }
 
 // told adds to a gateway's error what its caller can do about it.
@@ -80,7 +77,7 @@ func told(err error) error {
 	case err == nil || errors.As(err, &invalid{}):
 		return err
 	case errors.As(err, &e) && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden):
-		return fmt.Errorf("%s\nset --token, PROCONSUL_TOKEN or PROCONSUL_TOKEN_FILE to one of the gateway's admin.tokens that allows this", e.Title)
+		return fmt.Errorf("%s\nset --token, PROCONSUL_TOKEN or PROCONSUL_TOKEN_FILE to one of the gateway's admin.tokens that allows this, or show a certificate by --client-cert", e.Title)
 	case errors.As(err, &e) && (e.Status == http.StatusBadRequest || e.Status == http.StatusNotFound):
 		return invalid{fmt.Errorf("proconsul: %w", err)} // the caller's to mend
 	case errors.As(err, &e):

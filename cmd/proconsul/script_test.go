@@ -76,6 +76,23 @@ func TestScripts(t *testing.T) {
 					}
 				}
 			},
+			// pki writes ca.pem and what it issued for the gateway (gateway.pem), for
+			// operators (sre.pem, graphs.pem) and for nobody (stranger.pem), and a
+			// certificate of an issuer that nobody knows (rogue.pem): all new each time.
+			"pki": func(ts *testscript.TestScript, _ bool, _ []string) {
+				ca := parts.NewAuthority(t, "ca")
+				ca.WriteTo(t, ts.MkAbs("ca.pem"))
+				issue := func(by *parts.Authority, file, name string) {
+					i := by.Issue(t, parts.Leaf{Names: []string{name}})
+					ts.Check(os.WriteFile(ts.MkAbs(file+".tmp"), append(i.Cert, i.Key...), 0o600))
+					ts.Check(os.Rename(ts.MkAbs(file+".tmp"), ts.MkAbs(file)))
+				}
+				issue(ca, "gateway.pem", "127.0.0.1")
+				issue(ca, "sre.pem", "sre.example.org")
+				issue(ca, "graphs.pem", "spiffe://example.org/graphs")
+				issue(ca, "stranger.pem", "stranger.example.org")
+				issue(parts.NewAuthority(t, "rogue"), "rogue.pem", "sre.example.org")
+			},
 			// repeats N PATTERN COMMAND...: it prints such a line that often, with
 			// no colors, and ends well when it is interrupted.
 			"repeats": func(ts *testscript.TestScript, _ bool, args []string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -51,6 +52,13 @@ func hashTokens(tokens []Token) []hashedToken {
 	return out
 }
 
+// Holder says whose a client certificate is that the listener has verified, and
+// what it allows; an empty role: nothing.
+type Holder func(leaf *x509.Certificate) (name string, role Role)
+
+// SetClients says anew what certificates allow.
+func (a *Admin) SetClients(of Holder) { a.clients.Store(&of) }
+
 // SetTokens says anew who may do what. Who follows the stream by a token that is
 // gone is let go.
 func (a *Admin) SetTokens(tokens []Token) {
@@ -59,10 +67,10 @@ func (a *Admin) SetTokens(tokens []Token) {
 }
 
 // CheckExposure returns an error where a listener on addr would let anyone on
-// the network in: its address is not loopback, no token is set, and the
-// operator did not say that this is meant.
-func CheckExposure(addr string, tokens []Token, insecure bool) error {
-	if insecure || len(hashTokens(tokens)) > 0 || addr == "" || strings.HasPrefix(addr, "unix:") {
+// the network in: its address is not loopback, it knows nobody by a token or a
+// certificate, and the operator did not say that this is meant.
+func CheckExposure(addr string, tokens []Token, clients, insecure bool) error {
+	if insecure || clients || len(hashTokens(tokens)) > 0 || addr == "" || strings.HasPrefix(addr, "unix:") {
 		return nil
 	}
 	host, _, err := net.SplitHostPort(addr)
@@ -72,7 +80,7 @@ func CheckExposure(addr string, tokens []Token, insecure bool) error {
 	if isLoopback(host) {
 		return nil
 	}
-	return fmt.Errorf("admin listener on %s can be reached from other machines and has no token: set admin.tokens, listen on 127.0.0.1, or set admin.insecure: true", addr)
+	return fmt.Errorf("admin listener on %s can be reached from other machines and nobody has a token: set admin.tokens, listen on 127.0.0.1, or set admin.insecure: true", addr)
 }
 
 func isLoopback(host string) bool {
@@ -100,8 +108,8 @@ func (a *Admin) guard(need Role, h http.HandlerFunc) http.Handler {
 			return
 		}
 		role, actor := a.roleOf(r)
-		if actor == "" && need != roleAnyone && !a.knownHost(r.Host) {
-			// Only callers without a token depend on where they come from.
+		if actor == "" && need != roleAnyone && !a.knownHost(r) {
+			// Only callers without a credential depend on where they come from.
 			writeProblem(w, r, http.StatusMisdirectedRequest, "unknown_host", "This listener is not known by that name",
 				"Use its address or localhost, or send a token.")
 			return
@@ -122,8 +130,12 @@ func (a *Admin) refuse(w http.ResponseWriter, r *http.Request, have, need Role) 
 	if a.tells.allow(time.Now()) {
 		a.o.Log.Warn("admin request refused", "path", r.URL.Path, "remote", r.RemoteAddr, "needs", string(need))
 	}
-	if have != roleAnyone && r.Header.Get("Authorization") != "" {
+	switch {
+	case have != roleAnyone && r.Header.Get("Authorization") != "":
 		writeProblem(w, r, http.StatusForbidden, "forbidden", "The token does not allow this", "It needs the role "+string(need)+".")
+		return
+	case r.Header.Get("Authorization") == "" && shown(r) != nil:
+		writeProblem(w, r, http.StatusForbidden, "forbidden", "The client certificate does not allow this", "It needs the role "+string(need)+" by admin.clients, or a token.")
 		return
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="proconsul admin"`)
@@ -131,9 +143,9 @@ func (a *Admin) refuse(w http.ResponseWriter, r *http.Request, have, need Role) 
 		"Send Authorization: Bearer TOKEN with a token of the role "+string(need)+".")
 }
 
-// roleOf returns what the caller may do, and its name where it sent a token. A
-// wrong token is no better than none: it is refused even on loopback, so that
-// a mistake shows.
+// roleOf returns what the caller may do, and its name where it sent a token or
+// showed a certificate; where both, the token decides. A wrong one is no better
+// than none: it is refused even on loopback, so that a mistake shows.
 func (a *Admin) roleOf(r *http.Request) (Role, string) {
 	if header := r.Header.Get("Authorization"); header != "" {
 		scheme, value, _ := strings.Cut(header, " ")
@@ -153,17 +165,30 @@ func (a *Admin) roleOf(r *http.Request) (Role, string) {
 		}
 		return found.role, found.name
 	}
+	if leaf := shown(r); leaf != nil {
+		name, role := (*a.clients.Load())(leaf)
+		return role, name
+	}
 	if a.o.Insecure || fromLoopback(r) {
 		return RoleViewer, ""
 	}
 	return roleAnyone, ""
 }
 
+// shown returns the client certificate that the connection was opened with and
+// the listener has verified; nil: none.
+func shown(r *http.Request) *x509.Certificate {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		return nil
+	}
+	return r.TLS.VerifiedChains[0][0]
+}
+
 // viewer reports whether the caller may read, for answers that show more to
 // those who may.
 func (a *Admin) viewer(r *http.Request) bool {
 	role, actor := a.roleOf(r)
-	return role.covers(RoleViewer) && (actor != "" || a.knownHost(r.Host))
+	return role.covers(RoleViewer) && (actor != "" || a.knownHost(r))
 }
 
 // fromLoopback reports whether the caller itself is on this host. A proxy on
@@ -174,24 +199,30 @@ func fromLoopback(r *http.Request) bool {
 			return false
 		}
 	}
-	if r.RemoteAddr == "" || r.RemoteAddr == "@" || strings.HasPrefix(r.RemoteAddr, "/") {
-		return true // a unix socket, which the file system guards
+	if overSocket(r) {
+		return true // which the file system guards
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	return err == nil && isLoopback(host)
 }
 
+// overSocket reports whether the caller came by a unix socket.
+func overSocket(r *http.Request) bool {
+	return r.RemoteAddr == "" || r.RemoteAddr == "@" || strings.HasPrefix(r.RemoteAddr, "/")
+}
+
 // knownHost reports whether a browser may have reached this listener by that
 // name in good faith. An attacker can point a domain of theirs at a loopback
 // address, but can neither own an address, nor localhost, nor, in the
-// networks in which admin.insecure makes sense, a name without a dot.
-func (a *Admin) knownHost(hostport string) bool {
-	host := hostport
-	if h, _, err := net.SplitHostPort(hostport); err == nil {
+// networks in which admin.insecure makes sense, a name without a dot. No browser
+// reaches a socket, which has no name.
+func (a *Admin) knownHost(r *http.Request) bool {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
 	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
-	if _, err := netip.ParseAddr(host); err == nil {
+	if _, err := netip.ParseAddr(host); err == nil || overSocket(r) {
 		return true
 	}
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") ||

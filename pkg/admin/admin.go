@@ -11,6 +11,7 @@ package admin
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
@@ -32,6 +33,7 @@ type Options struct {
 	Log     *slog.Logger     // nil: none
 
 	Tokens   []Token  // who may do what
+	Clients  Holder   // who may do what by a certificate; nil: nobody
 	Insecure bool     // everyone who reaches the listener is a viewer
 	Hosts    []string // names that browsers may use for this listener, beside addresses and localhost
 
@@ -72,14 +74,15 @@ const (
 // Admin is the handler of the operators' listener. It is safe for concurrent
 // use.
 type Admin struct {
-	o      Options
-	tokens atomic.Pointer[[]hashedToken]
-	mux    *http.ServeMux
-	cross  *http.CrossOriginProtection
-	page   *page
-	stream *stream
-	tells  throttle // log lines about refused callers
-	served []Endpoint
+	o       Options
+	tokens  atomic.Pointer[[]hashedToken]
+	clients atomic.Pointer[Holder]
+	mux     *http.ServeMux
+	cross   *http.CrossOriginProtection
+	page    *page
+	stream  *stream
+	tells   throttle // log lines about refused callers
+	served  []Endpoint
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -93,6 +96,9 @@ func New(o Options) *Admin {
 	if o.Ready == nil {
 		o.Ready = func() Readiness { return Readiness{Ready: true} }
 	}
+	if o.Clients == nil {
+		o.Clients = func(*x509.Certificate) (string, Role) { return "", roleAnyone }
+	}
 	if o.Events == nil {
 		o.Events = NewEvents(1)
 	}
@@ -104,6 +110,7 @@ func New(o Options) *Admin {
 		closed: make(chan struct{}),
 	}
 	a.SetTokens(o.Tokens)
+	a.SetClients(o.Clients)
 	a.stream = newStream(a.status, o.Events)
 	a.routes()
 	return a

@@ -140,29 +140,30 @@ func TestHeadHasTheHeaderOfGet(t *testing.T) {
 func TestCheckExposure(t *testing.T) {
 	token := []admin.Token{{Name: "sre", Role: admin.RoleOperator, Value: "s"}}
 	for _, tt := range []struct {
-		addr     string
-		tokens   []admin.Token
-		insecure bool
-		ok       bool
+		addr              string
+		tokens            []admin.Token
+		clients, insecure bool
+		ok                bool
 	}{
-		{"127.0.0.1:8081", nil, false, true},
-		{"127.8.9.1:8081", nil, false, true},
-		{"[::1]:8081", nil, false, true},
-		{"[::ffff:127.0.0.1]:8081", nil, false, true},
-		{"localhost:8081", nil, false, true},
-		{"unix:/run/admin.sock", nil, false, true},
-		{"", nil, false, true},
-		{":8081", nil, false, false},
-		{"0.0.0.0:8081", nil, false, false},
-		{"[::]:8081", nil, false, false},
-		{"10.0.0.4:8081", nil, false, false},
-		{"gateway.internal:8081", nil, false, false},
-		{"localhost.evil.example.com:8081", nil, false, false},
-		{"0.0.0.0:8081", token, false, true},
-		{"0.0.0.0:8081", []admin.Token{{Name: "sre", Role: admin.RoleOperator}}, false, false},
-		{"0.0.0.0:8081", nil, true, true},
+		{"127.0.0.1:8081", nil, false, false, true},
+		{"127.8.9.1:8081", nil, false, false, true},
+		{"[::1]:8081", nil, false, false, true},
+		{"[::ffff:127.0.0.1]:8081", nil, false, false, true},
+		{"localhost:8081", nil, false, false, true},
+		{"unix:/run/admin.sock", nil, false, false, true},
+		{"", nil, false, false, true},
+		{":8081", nil, false, false, false},
+		{"0.0.0.0:8081", nil, false, false, false},
+		{"[::]:8081", nil, false, false, false},
+		{"10.0.0.4:8081", nil, false, false, false},
+		{"gateway.internal:8081", nil, false, false, false},
+		{"localhost.evil.example.com:8081", nil, false, false, false},
+		{"0.0.0.0:8081", token, false, false, true},
+		{"0.0.0.0:8081", []admin.Token{{Name: "sre", Role: admin.RoleOperator}}, false, false, false},
+		{"0.0.0.0:8081", nil, false, true, true},
+		{"0.0.0.0:8081", nil, true, false, true},
 	} {
-		err := admin.CheckExposure(tt.addr, tt.tokens, tt.insecure)
+		err := admin.CheckExposure(tt.addr, tt.tokens, tt.clients, tt.insecure)
 		if (err == nil) != tt.ok {
 			t.Errorf("%s with %d tokens, insecure %v: %v", tt.addr, len(tt.tokens), tt.insecure, err)
 		}

@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +16,7 @@ import (
 	"github.com/proconsul/proconsul/discovery"
 	"github.com/proconsul/proconsul/pkg/admin"
 	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/identity"
 )
 
 // eventsKept is how many events the status page can look back on.
@@ -34,11 +37,20 @@ func (a *App) openAdmin(cfg *config.Config) error {
 	if c.Insecure {
 		a.log.Warn("the admin listener is open to everyone who reaches it", "addr", c.Addr, "key", "admin.insecure")
 	}
-	l, err := listen("admin", c.Addr, false)
+	l, err := listenAdmin(c)
 	if err != nil {
 		return err
 	}
 	a.stack.push("admin listener", closeOnce(l))
+	var secure *tls.Config
+	if c.TLS != nil {
+		shown := c.TLS.Listen()
+		store, err := a.openCertificates(config.Listen{Name: "admin", TLS: &shown})
+		if err != nil {
+			return err
+		}
+		secure = store.TLS()
+	}
 	spec, err := api.JSON()
 	if err != nil {
 		return err
@@ -50,6 +62,7 @@ func (a *App) openAdmin(cfg *config.Config) error {
 		Events:   a.events,
 		Log:      a.log.With("component", "admin"),
 		Tokens:   tokensOf(c),
+		Clients:  holderOf(c),
 		Insecure: c.Insecure,
 		OpenAPI:  api.YAML(), OpenAPIJSON: spec,
 
@@ -75,7 +88,27 @@ func (a *App) openAdmin(cfg *config.Config) error {
 	}
 	handler := admin.New(o)
 	a.admin = &operators{listener: l, http: handler.Server(), handler: handler}
+	a.admin.http.TLSConfig = secure
 	return nil
+}
+
+func listenAdmin(c config.Admin) (net.Listener, error) {
+	if path, ok := c.Socket(); ok {
+		return listenSocket("admin", path)
+	}
+	return listen("admin", c.Addr, false)
+}
+
+// holderOf knows whose client certificate is whose, as routes know consumers'.
+func holderOf(c config.Admin) admin.Holder {
+	known := identity.NewHolders[config.AdminClient]()
+	for _, one := range c.Clients {
+		known.Add(one.Cert(), one)
+	}
+	return func(leaf *x509.Certificate) (string, admin.Role) {
+		one, _ := known.Find(leaf, "admin")
+		return one.Name, admin.Role(one.Role)
+	}
 }
 
 func tokensOf(c config.Admin) (tokens []admin.Token) {
@@ -86,7 +119,11 @@ func tokensOf(c config.Admin) (tokens []admin.Token) {
 }
 
 func (o *operators) serve(context.Context) error {
-	if err := o.http.Serve(o.listener); !errors.Is(err, http.ErrServerClosed) {
+	serve := func() error { return o.http.Serve(o.listener) }
+	if o.http.TLSConfig != nil {
+		serve = func() error { return o.http.ServeTLS(o.listener, "", "") } // it has them
+	}
+	if err := serve(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

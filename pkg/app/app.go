@@ -211,7 +211,7 @@ func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
 	if err := served.Confused(); err != nil {
 		return nil, nil, fmt.Errorf("with the listeners and kv of the start: %w", err)
 	}
-	if err := admin.CheckExposure(served.Admin.Addr, tokensOf(served.Admin), served.Admin.Insecure); err != nil {
+	if err := admin.CheckExposure(served.Admin.Addr, tokensOf(served.Admin), served.Admin.KnowsCertificates(), served.Admin.Insecure); err != nil {
 		return nil, nil, err
 	}
 	p, err := a.upstreams.plan(cfg)
@@ -249,7 +249,7 @@ func (a *App) build(cfg *config.Config) (_ *plan, _ *gateway.Table, err error) {
 func (a *App) asServed(cfg *config.Config) *config.Config {
 	served := *cfg
 	served.Listen, served.KV = a.served, a.began.KV
-	served.Admin.Addr, served.Admin.Insecure = a.began.Admin.Addr, a.began.Admin.Insecure
+	served.Admin.Addr, served.Admin.TLS, served.Admin.Insecure = a.began.Admin.Addr, a.began.Admin.TLS, a.began.Admin.Insecure
 	return &served
 }
 
@@ -265,6 +265,7 @@ func (a *App) take(source string, cfg *config.Config, p *plan, table *gateway.Ta
 	drop()
 	if a.admin != nil {
 		a.admin.handler.SetTokens(tokensOf(cfg.Admin))
+		a.admin.handler.SetClients(holderOf(cfg.Admin))
 	}
 	if a.accessLog != nil {
 		a.accessLog.Configure(cfg.AccessLog)
@@ -366,7 +367,8 @@ func (a *App) Addr(name string) string {
 	return ""
 }
 
-// AdminAddr returns the address of the admin listener, or nothing.
+// AdminAddr returns the address of the admin listener, unix:PATH for a socket,
+// or nothing.
 func (a *App) AdminAddr() string {
 	if a.admin == nil {
 		return ""

@@ -21,22 +21,26 @@ type certMethod struct {
 	people *people
 }
 
-// certs are the consumers that certificates are, by what is in them.
-type certs struct{ bySubject, bySAN, bySPIFFE map[string]vouchedCert }
+// Holders knows who has which certificate, by what is in it. The most telling
+// name decides where several would. It is safe for concurrent use once it is
+// filled.
+type Holders[T any] struct{ bySubject, bySAN, bySPIFFE map[string]vouchedCert[T] }
 
-// vouchedCert is whose a certificate is, where one of the listeners' issuers
-// has vouched for it; without listeners, any.
-type vouchedCert struct {
-	identity  *Identity
+// vouchedCert is whose a certificate is, where one of the listeners' issuers has
+// vouched for it; without listeners, any.
+type vouchedCert[T any] struct {
+	holder    T
 	listeners []string
 }
 
-func newCerts() certs {
-	return certs{map[string]vouchedCert{}, map[string]vouchedCert{}, map[string]vouchedCert{}}
+// NewHolders returns holders of nothing.
+func NewHolders[T any]() Holders[T] {
+	return Holders[T]{map[string]vouchedCert[T]{}, map[string]vouchedCert[T]{}, map[string]vouchedCert[T]{}}
 }
 
-func (c certs) add(cert config.ConsumerCert, id *Identity) {
-	v := vouchedCert{id, cert.Listeners}
+// Add makes the certificates that have the name those of a holder.
+func (c Holders[T]) Add(cert config.ConsumerCert, holder T) {
+	v := vouchedCert[T]{holder, cert.Listeners}
 	switch {
 	case cert.Subject != "":
 		c.bySubject[cert.Subject] = v
@@ -61,7 +65,7 @@ func (m *certMethod) IdentifyFrom(r *http.Request, from Origin) (*Identity, erro
 	}
 	leaf := r.TLS.VerifiedChains[0][0]
 	all := m.people.Load()
-	if id := all.certs.find(leaf, from.Listener); id != nil {
+	if id, ok := all.certs.Find(leaf, from.Listener); ok {
 		return id, nil
 	}
 	name := ""
@@ -84,53 +88,51 @@ func counts(listeners []string, listener string) bool {
 	return len(listeners) == 0 || slices.Contains(listeners, listener)
 }
 
-// find returns the consumer that the certificate is at that listener: the most
-// telling name decides where several would.
-func (c certs) find(leaf *x509.Certificate, listener string) *Identity {
-	in := func(known map[string]vouchedCert, name string) *Identity {
-		if v, ok := known[name]; ok && counts(v.listeners, listener) {
-			return v.identity
+// Find returns who has the certificate that was shown to that listener, which
+// has verified it.
+func (c Holders[T]) Find(leaf *x509.Certificate, listener string) (holder T, ok bool) {
+	in := func(known map[string]vouchedCert[T], name string) bool {
+		v, there := known[name]
+		if there && counts(v.listeners, listener) {
+			holder, ok = v.holder, true
 		}
-		return nil
+		return ok
 	}
-	if len(c.bySPIFFE) > 0 {
-		if id := in(c.bySPIFFE, spiffeID(leaf)); id != nil {
-			return id
-		}
+	if len(c.bySPIFFE) > 0 && in(c.bySPIFFE, spiffeID(leaf)) {
+		return holder, ok
 	}
 	if len(c.bySAN) > 0 {
 		for _, u := range leaf.URIs {
-			if id := in(c.bySAN, u.String()); id != nil {
-				return id
+			if in(c.bySAN, u.String()) {
+				return holder, ok
 			}
 		}
 		for _, name := range leaf.DNSNames {
-			if id := in(c.bySAN, strings.ToLower(name)); id != nil {
-				return id
+			if in(c.bySAN, strings.ToLower(name)) {
+				return holder, ok
 			}
 		}
 		for _, name := range leaf.EmailAddresses {
-			if id := in(c.bySAN, name); id != nil {
-				return id
+			if in(c.bySAN, name) {
+				return holder, ok
 			}
 		}
 		for _, ip := range leaf.IPAddresses {
-			if id := in(c.bySAN, ip.String()); id != nil {
-				return id
+			if in(c.bySAN, ip.String()) {
+				return holder, ok
 			}
 		}
 	}
 	if len(c.bySubject) == 0 {
-		return nil
+		return holder, ok
 	}
 	// A common name that looks like a whole name is escaped in the whole name,
 	// and none that is written with an equals sign is a common name.
-	if cn := leaf.Subject.CommonName; cn != "" && !strings.Contains(cn, "=") {
-		if id := in(c.bySubject, cn); id != nil {
-			return id
-		}
+	if cn := leaf.Subject.CommonName; cn != "" && !strings.Contains(cn, "=") && in(c.bySubject, cn) {
+		return holder, ok
 	}
-	return in(c.bySubject, leaf.Subject.String())
+	in(c.bySubject, leaf.Subject.String())
+	return holder, ok
 }
 
 // spiffeID returns the certificate's SPIFFE id. A certificate with another URI

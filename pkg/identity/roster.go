@@ -21,7 +21,7 @@ type roster struct {
 	logins  map[string]login           // by user name
 	dummy   []byte                     // hash for names that do not exist, so that they take as long
 	claims  map[string][]consumerClaim // that make a token a consumer's, by method
-	certs   certs
+	certs   Holders[*Identity]
 }
 
 // maxCost bounds what a check of a password costs: about a second.
@@ -46,7 +46,7 @@ type consumerClaim struct {
 
 // newRoster returns the roster of those consumers, or every fault in them.
 func newRoster(consumers []config.Consumer) (*roster, error) {
-	r := &roster{names: map[string]*Identity{}, keys: map[digest]knownKey{}, logins: map[string]login{}, claims: map[string][]consumerClaim{}, certs: newCerts()}
+	r := &roster{names: map[string]*Identity{}, keys: map[digest]knownKey{}, logins: map[string]login{}, claims: map[string][]consumerClaim{}, certs: NewHolders[*Identity]()}
 	var faults []error
 	for _, c := range consumers {
 		id := (&Identity{Consumer: c.Name, Groups: c.Groups, Roles: c.Roles}).sealed()
@@ -76,7 +76,7 @@ func newRoster(consumers []config.Consumer) (*roster, error) {
 			}
 		}
 		for _, cert := range c.MTLS {
-			r.certs.add(cert, id)
+			r.certs.Add(cert, id)
 		}
 		for _, claim := range c.Claims {
 			r.claims[claim.Method] = append(r.claims[claim.Method], consumerClaim{claim.Claim, claim.Equals, id})

@@ -5,7 +5,10 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,6 +31,9 @@ type Options struct {
 	Address string        // HOST:PORT, http(s)://HOST:PORT, or unix:PATH
 	Token   string        // bearer token; empty: none is sent
 	Timeout time.Duration // of one call; 0: 10 s
+
+	CACert                string // PEM file of those who issue the gateway's certificate; empty: the system's
+	ClientCert, ClientKey string // PEM files of the certificate that is shown; empty: none. The key may be in the certificate's file.
 }
 
 // Client calls one gateway. It is safe for concurrent use.
@@ -38,17 +45,22 @@ type Client struct {
 }
 
 // New returns a client. It dials nothing. The error says what is wrong with
-// the address.
+// the address or a file.
 func New(o Options) (*Client, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = 10 * time.Second
 	}
-	transport := &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
+	secure, err := o.tls()
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment, TLSClientConfig: secure}
 	c := &Client{address: o.Address, token: o.Token, http: &http.Client{Timeout: o.Timeout, Transport: transport,
 		// A redirect would carry the token elsewhere; the gateway sends none.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 	if path, ok := strings.CutPrefix(o.Address, "unix:"); ok {
 		path = strings.TrimPrefix(path, "//")
+		transport.Proxy = nil
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		}
@@ -64,6 +76,33 @@ func New(o Options) (*Client, error) {
 		return nil, fmt.Errorf("address %q: want HOST:PORT, http(s)://HOST:PORT or unix:PATH", o.Address)
 	}
 	c.base = u.String()
+	return c, nil
+}
+
+// tls reads the files.
+func (o Options) tls() (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.CACert != "" {
+		text, err := os.ReadFile(o.CACert)
+		if err != nil {
+			return nil, fmt.Errorf("CA certificate: %w", err)
+		}
+		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("CA certificate: %s holds no certificate in PEM", o.CACert)
+		}
+	}
+	switch {
+	case o.ClientCert == "" && o.ClientKey != "":
+		return nil, errors.New("a client key without a client certificate")
+	case o.ClientCert != "":
+		pair, err := tls.LoadX509KeyPair(o.ClientCert, cmp.Or(o.ClientKey, o.ClientCert))
+		if err != nil {
+			return nil, fmt.Errorf("client certificate %s: %w", o.ClientCert, err)
+		}
+		// It is shown whoever the gateway says that it believes: what it does not
+		// believe it refuses, and says so.
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
+	}
 	return c, nil
 }
 
@@ -120,6 +159,9 @@ func (c *Client) call(ctx context.Context, method, path, contentType string, bod
 	if err != nil {
 		return fmt.Errorf("read the answer of the gateway at %s: %w", c.address, err)
 	}
+	if c.mistaken(resp, text) {
+		return c.speaksTLS()
+	}
 	if resp.StatusCode/100 != 2 {
 		e := &Error{Status: resp.StatusCode}
 		_ = json.Unmarshal(text, &struct { // what is no problem has only its status
@@ -139,6 +181,16 @@ func (c *Client) call(ctx context.Context, method, path, contentType string, bod
 	return nil
 }
 
+// mistaken reports whether a TLS listener was asked without TLS, which net/http
+// answers in plain words.
+func (c *Client) mistaken(resp *http.Response, text []byte) bool {
+	return resp.StatusCode == http.StatusBadRequest && bytes.Contains(text, []byte("HTTP request to an HTTPS server"))
+}
+
+func (c *Client) speaksTLS() error {
+	return fmt.Errorf("gateway at %s: it speaks TLS, so its address begins with https://", c.address)
+}
+
 // unreachable says in a few words why no answer came.
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	var ue *url.Error
@@ -154,6 +206,32 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 		err = errors.New("no answer in time")
 	}
 	return fmt.Errorf("gateway at %s: %w", c.address, err)
+}
+
+// Lives returns an error where the gateway is not alive.
+func (c *Client) Lives(ctx context.Context) error { return c.probe(ctx, "/livez") }
+
+// Ready returns an error where the gateway is not ready for traffic.
+func (c *Client) Ready(ctx context.Context) error { return c.probe(ctx, "/readyz") }
+
+func (c *Client) probe(ctx context.Context, path string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return fmt.Errorf("gateway at %s: %w", c.address, err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.unreachable(ctx, err)
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // for the message only
+	if c.mistaken(resp, text) {
+		return c.speaksTLS()
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("gateway at %s answered %s: %s", c.address, resp.Status, strings.TrimSpace(string(text)))
+	}
+	return nil
 }
 
 func (c *Client) get(ctx context.Context, path string, v any) error {
