@@ -85,6 +85,27 @@ routes:
 		t.Error("the inner listener takes a certificate of the outer one's issuer")
 	}
 
+	// What a session at one listener was vouched for does not come along to the other.
+	session := &tls.Config{RootCAs: ca.Pool(), ServerName: "shop.example.com", ClientSessionCache: tls.NewLRUClientSessionCache(4),
+		Certificates: []tls.Certificate{staff.Issue(t, parts.Leaf{Names: []string{"billing.example.com"}}).Pair(t)}}
+	resumed := func(listener string) (again bool, status int, body string) {
+		t.Helper()
+		c := client(t, ca, gw.app.Addr(listener))
+		tr := c.Transport.(*http.Transport)
+		tr.TLSClientConfig, tr.DisableKeepAlives = session, true
+		resp, body := get(t, c, "https://shop.example.com/private/")
+		return resp.TLS.DidResume, resp.StatusCode, body
+	}
+	if _, status, body := resumed("inner"); status != 200 || !strings.Contains(body, "X-Consumer-Name: billing\r\n") {
+		t.Errorf("a new session: %d\n%s", status, body)
+	}
+	if again, status, body := resumed("inner"); !again || status != 200 || !strings.Contains(body, "X-Consumer-Name: billing\r\n") {
+		t.Errorf("a resumed session (%v): %d\n%s", again, status, body)
+	}
+	if again, status, body := resumed("outer"); again || status != 401 || strings.Contains(body, "billing") {
+		t.Errorf("a session of the other listener (resumed %v): %d\n%s", again, status, body)
+	}
+
 	// Without a word the configuration is refused, and so is one that needed
 	// none if the listeners were what it says: they change with a restart only.
 	for name, text := range map[string]string{

@@ -408,18 +408,28 @@ func TestNothingOutsideAuthActsOnRequests(t *testing.T) {
 func TestNoConfigurationMovesAuth(t *testing.T) {
 	order := gateway.StepNames()
 	sections := map[string]string{
-		"auth":       "auth: {any_of: [api-key]}",
-		"ip":         "ip: {allow: [0.0.0.0/0]}",
-		"rate_limit": "rate_limit: {by: route, rate: 1000000/1h}",
-		"headers":    "headers: {request: {set: [{name: X-Api-Key, value: key-of-acme}]}, response: {remove: [Server]}}",
+		"auth":           "auth: {any_of: [api-key]}",
+		"ip":             "ip: {allow: [0.0.0.0/0]}",
+		"rate_limit":     "rate_limit: {by: route, rate: 1000000/1h}",
+		"headers":        "headers: {request: {set: [{name: X-Api-Key, value: key-of-acme}]}, response: {remove: [Server]}}",
+		"cors":           "cors: {origins: [https://shop.example.com], headers: [X-Api-Key]}",
+		"secure_headers": "secure_headers: {}",
+		"compress":       "compress: {min_size: 0B}",
+		"decompress":     "decompress: {}",
+		"validate":       "validate: {content_types: [text/plain]}",
 	}
-	if n := reflect.TypeFor[config.Middleware]().NumField(); n < len(sections) {
-		t.Fatal("there are fewer sections than this test has")
+	var keys []string
+	for f := range reflect.TypeFor[config.Middleware]().Fields() {
+		key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		if sections[key] == "" {
+			t.Fatalf("this test has no section %s", key)
+		}
+		keys = append(keys, key)
 	}
 	var reached atomic.Int64
 	r := newRig(t, map[string]http.Handler{"a": counting(&reached)})
 	rapid.Check(t, func(rt *rapid.T) {
-		keys := rapid.Permutation([]string{"auth", "ip", "rate_limit", "headers"}).Draw(rt, "order")
+		keys := rapid.Permutation(keys).Draw(rt, "order")
 		var policies, own, use []string
 		for i, key := range keys {
 			if key == "auth" || rapid.Bool().Draw(rt, key) {
@@ -449,9 +459,15 @@ func TestNoConfigurationMovesAuth(t *testing.T) {
 			}
 			at = i
 		}
-		before := reached.Load()
-		if w := fetch(h, "/", ""); w.Code != 401 || reached.Load() != before {
-			rt.Fatalf("without a key: %d, %d reached the instance:\n%s", w.Code, reached.Load()-before, text)
+		// What other sections refuse is refused to callers alone: bodies that are
+		// not coded as they say, and of no type that is taken.
+		for _, request := range [][2]string{{}, {"Origin", "https://shop.example.com"}, {"Content-Encoding", "unheard-of"}, {"Content-Type", "image/png"}, {"Accept-Encoding", "gzip"}} {
+			before, w := reached.Load(), httptest.NewRecorder()
+			r := httptest.NewRequest("POST", "/", strings.NewReader("a body"))
+			r.Header.Set(request[0], request[1])
+			if h.ServeHTTP(w, r); w.Code != 401 || reached.Load() != before {
+				rt.Fatalf("%q without a key: %d, %d reached the instance:\n%s", request, w.Code, reached.Load()-before, text)
+			}
 		}
 		if w := fetch(h, "/", "", acme); w.Code != 200 {
 			rt.Fatalf("with a key: %d %s\n%s", w.Code, w.Body, text)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
@@ -23,6 +24,8 @@ const (
 	loginKeptFor  = 10 * time.Minute // from the check
 	basicHeader   = 1024             // bytes of the encoded user name and password
 	loginCheckers = 2                // shares of the processors that checks may use at once: one in this many
+	loginsWaiting = 64               // for a check, at once; guesses must not use up the listener's places
+	loginWait     = 5 * time.Second
 )
 
 // passwords remember those that were right. Each check costs tens of
@@ -31,9 +34,10 @@ const (
 // this process, which nobody can try passwords against, with the hash that it
 // was right for. They outlive configurations and changes of the consumers.
 type passwords struct {
-	secret []byte
-	right  *cache[digest, []byte]
-	slots  chan struct{}
+	secret  []byte
+	right   *cache[digest, []byte]
+	slots   chan struct{}
+	waiting atomic.Int64
 }
 
 func newPasswords() *passwords {
@@ -98,10 +102,8 @@ func (p *passwords) check(ctx context.Context, all *roster, name, password strin
 	if hash == nil {
 		return nil, refused("%s", errLogin)
 	}
-	select {
-	case p.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	if err := p.queue(ctx); err != nil {
+		return nil, err
 	}
 	err := bcrypt.CompareHashAndPassword(hash, []byte(password))
 	<-p.slots
@@ -110,6 +112,31 @@ func (p *passwords) check(ctx context.Context, all *roster, name, password strin
 	}
 	p.right.put(sum, hash, now.Add(loginKeptFor), now)
 	return known.identity, nil
+}
+
+// queue waits for a turn to check, which few do and none for long: whoever
+// guesses passwords faster than they can be checked makes logins that are not
+// remembered wait, and nothing else.
+func (p *passwords) queue(ctx context.Context) error {
+	select {
+	case p.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	defer p.waiting.Add(-1)
+	if p.waiting.Add(1) > loginsWaiting {
+		return fmt.Errorf("%w: %d logins wait for a check already", ErrUnavailable, loginsWaiting)
+	}
+	late := time.NewTimer(loginWait)
+	defer late.Stop()
+	select {
+	case p.slots <- struct{}{}:
+		return nil
+	case <-late.C:
+		return fmt.Errorf("%w: no check of a login began within %s", ErrUnavailable, loginWait)
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
 }
 
 func (m *basicMethod) Challenge(realm string, _ error) string {

@@ -2,9 +2,13 @@ package identity_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/crypto/bcrypt"
@@ -67,6 +71,51 @@ func TestLoginDoesNotQueueWhoLeft(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	wg.Wait()
+}
+
+// However many guess at once, few wait, and who has logged in before does not.
+func TestAFloodOfGuessesIsBounded(t *testing.T) {
+	m := logins(t, bcrypt.MinCost+6)
+	ask := func(password string) error {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.SetBasicAuth("müller", password)
+		_, err := m.Identify(r)
+		return err
+	}
+	const right = "hunter2:and:colons"
+	if err := ask(right); err != nil {
+		t.Fatal(err)
+	}
+	const guesses = 1000
+	var wrong, away atomic.Int64
+	var all sync.WaitGroup
+	for i := range guesses {
+		all.Go(func() {
+			switch err := ask(fmt.Sprint("guess ", i)); {
+			case errors.Is(err, identity.ErrUnavailable):
+				away.Add(1)
+			case why(err) == "user name or password is wrong":
+				wrong.Add(1)
+			default:
+				t.Errorf("a guess got %v", err)
+			}
+		})
+	}
+	for away.Load() == 0 && wrong.Load() < guesses {
+		runtime.Gosched()
+	}
+	if err := ask(right); err != nil {
+		t.Errorf("a login that is remembered, beside guesses: %v", err)
+	}
+	all.Wait()
+	// Those who wait, those who are checked, and those who came while the first were.
+	if w, a := wrong.Load(), away.Load(); w+a != guesses || w == 0 || a < guesses/2 {
+		t.Errorf("of %d guesses at once %d were checked and %d sent away", guesses, w, a)
+	}
+	// With the guesses gone a login that is not remembered is checked again.
+	if err := ask("another guess"); why(err) != "user name or password is wrong" {
+		t.Errorf("after the guesses: %v", err)
+	}
 }
 
 // Whatever stands in the credential, nobody is let pass, nothing panics, and

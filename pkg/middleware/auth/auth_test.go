@@ -1,11 +1,13 @@
 package auth_test
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -28,6 +30,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/identity"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/middleware/auth"
+	"github.com/proconsul/proconsul/pkg/parts"
 )
 
 const (
@@ -310,6 +313,89 @@ func TestEachMethodsCases(t *testing.T) {
 	}
 }
 
+// What a server says of a token, and whose certificate was shown, is told with
+// the exact answer too, and nothing that is refused reaches the instance.
+func TestAskedAndShownCases(t *testing.T) {
+	now := time.Now().Unix()
+	ca := parts.NewAuthority(t, "clients")
+	shown := func(l parts.Leaf) *tls.ConnectionState {
+		leaf := ca.Issue(t, l).Pair(t).Leaf
+		return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf, ca.Cert}}}
+	}
+	unverified := shown(parts.Leaf{Name: "batch"})
+	unverified.VerifiedChains = nil
+	const (
+		bare      = `Bearer realm="proconsul"`
+		inRequest = bare + `, error="invalid_request", error_description="`
+		invalid   = bare + `, error="invalid_token", error_description="`
+		cert      = `ClientCertificate realm="proconsul"`
+		opaque    = "Authorization: Bearer opaque-token-of-a-client"
+		live      = `"active":true,"iss":"https://id.example","aud":"api","sub":"alice"`
+	)
+	for _, tt := range []struct {
+		name, method string
+		answer       string // of the server
+		code         int    // likewise; 0: 200
+		tls          *tls.ConnectionState
+		lines        []string
+		status       int
+		challenge    string
+	}{
+		{"active", "ask", `{` + live + `}`, 0, nil, []string{opaque}, 200, ""},
+		{"missing", "ask", `{` + live + `}`, 0, nil, nil, 401, bare},
+		{"as an API key", "ask", `{` + live + `}`, 0, nil, []string{"X-API-Key: opaque"}, 401, bare},
+		{"in a cookie", "ask", `{` + live + `}`, 0, nil, []string{"Cookie: access_token=opaque"}, 401, bare},
+		{"empty", "ask", `{` + live + `}`, 0, nil, []string{"Authorization: Bearer "}, 401, inRequest + `Authorization has no credential"`},
+		{"twice", "ask", `{` + live + `}`, 0, nil, []string{opaque, opaque}, 401, inRequest + `there is more than one Authorization field"`},
+		{"huge", "ask", `{` + live + `}`, 0, nil, []string{opaque + strings.Repeat("x", 16<<10)}, 401, inRequest + `the token is too long"`},
+		{"a form in it", "ask", `{` + live + `}`, 0, nil, []string{opaque + "&token=x"}, 401, inRequest + `the token has characters that no token has"`},
+		{"not active", "ask", `{"active":false}`, 0, nil, []string{opaque}, 401, invalid + `the token is not active"`},
+		{"expired", "ask", fmt.Sprintf(`{%s,"exp":%d}`, live, now-60), 0, nil, []string{opaque}, 401, invalid + `the token has expired"`},
+		{"not yet valid", "ask", fmt.Sprintf(`{%s,"nbf":%d}`, live, now+60), 0, nil, []string{opaque}, 401, invalid + `the token is not valid yet"`},
+		{"another issuer", "ask", `{"active":true,"iss":"https://evil.example","aud":"api","sub":"alice"}`, 0, nil, []string{opaque}, 401, invalid + `the token is not from the issuer that is accepted"`},
+		{"another audience", "ask", `{"active":true,"iss":"https://id.example","aud":"web","sub":"alice"}`, 0, nil, []string{opaque}, 401, invalid + `the token is for another audience"`},
+		{"the server fails", "ask", `{` + live + `}`, 500, nil, []string{opaque}, 503, ""},
+		{"the server sends it elsewhere", "ask", `{` + live + `}`, 302, nil, []string{opaque}, 503, ""},
+
+		{"certificate", "mtls", "", 0, shown(parts.Leaf{Name: "batch"}), nil, 200, ""},
+		{"no TLS", "mtls", "", 0, nil, nil, 401, cert},
+		{"no certificate", "mtls", "", 0, new(tls.ConnectionState), nil, 401, cert},
+		{"not verified", "mtls", "", 0, unverified, nil, 401, cert},
+		{"in a field", "mtls", "", 0, new(tls.ConnectionState), []string{"X-Client-Cert-Subject: CN=batch", "Client-Cert: :batch:"}, 401, cert},
+		{"nobody's", "mtls", "", 0, shown(parts.Leaf{Name: "Batch"}), nil, 401, cert + `, error="invalid_certificate", error_description="the client certificate is no consumer's"`},
+		{"of a name within the name", "mtls", "", 0, shown(parts.Leaf{Name: "CN=batch"}), nil, 401, cert + `, error="invalid_certificate", error_description="the client certificate is no consumer's"`},
+	} {
+		t.Run(tt.method+" "+tt.name, func(t *testing.T) {
+			c := config.DefaultIntrospection()
+			c.URL, c.ClientID, c.Issuer, c.Audience = "https://id.example/i", "gw", "https://id.example", []string{"api"}
+			dir, err := identity.New(&config.Config{
+				Consumers: []config.Consumer{{Name: "batch", MTLS: []config.ConsumerCert{{Subject: "batch"}}}},
+				Auth:      []config.AuthMethod{{Name: "ask", Introspection: &c}},
+			}, identity.NewKeys(slog.New(slog.DiscardHandler), saying{cmp.Or(tt.code, 200), tt.answer}), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := request("/?access_token=opaque", tt.lines...)
+			r.TLS = tt.tls
+			a := (&fixture{dir: dir}).ask(t, config.Auth{AnyOf: []string{tt.method}}, r)
+			reason := map[int]string{200: "", 401: "unauthenticated", 503: "auth_unavailable"}[tt.status]
+			if a.StatusCode != tt.status || a.reason != reason || a.Header.Get("Www-Authenticate") != tt.challenge || len(a.Header["Www-Authenticate"]) > 1 || (a.seen != nil) != (tt.status == 200) {
+				t.Errorf("%d %s, WWW-Authenticate %q, reached the instance: %v; want %d %s %q", a.StatusCode, a.reason, a.Header["Www-Authenticate"], a.seen != nil, tt.status, reason, tt.challenge)
+			}
+		})
+	}
+}
+
+// saying is a server that always says the same.
+type saying struct {
+	code int
+	text string
+}
+
+func (s saying) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: s.code, Header: http.Header{"Location": {"https://evil.example/"}}, Body: io.NopCloser(strings.NewReader(s.text)), Request: r}, nil
+}
+
 func TestWhoMayPass(t *testing.T) {
 	f := newFixture(t)
 	bearer := "Authorization: Bearer " + f.token("ed-1", "scope", "orders.read orders.write", "groups", []string{"staff", "a,b"}, "email", "alice@example.com")
@@ -336,6 +422,11 @@ func TestWhoMayPass(t *testing.T) {
 		{"anonymous", config.Auth{AnyOf: []string{"idp", "api-key"}, Anonymous: true}, nil, 200, "", "", nil, []string{" anonymous"}},
 		{"anonymous: known", config.Auth{AnyOf: []string{"idp", "api-key"}, Anonymous: true}, []string{gold}, 200, "acme", "gold,partners", nil, []string{"api-key allowed"}},
 		{"anonymous: a wrong key is not none", config.Auth{AnyOf: []string{"api-key"}, Anonymous: true}, []string{unknown}, 401, "", "", []string{keyChallenge + `, error="invalid_key", error_description="the API key is not known"`}, []string{"api-key invalid"}},
+		{"anonymous: an expired token is not none", config.Auth{AnyOf: []string{"idp", "api-key"}, Anonymous: true}, []string{"Authorization: Bearer " + f.token("ed-1", "exp", time.Now().Unix()-60)}, 401, "", "",
+			[]string{tokenChallenge + `, error="invalid_token", error_description="the token has expired"`, keyChallenge}, []string{"idp invalid", "api-key missing"}},
+		{"any: an expired token beside a key", config.Auth{AnyOf: []string{"idp", "api-key"}}, []string{gold, "Authorization: Bearer " + f.token("ed-1", "exp", time.Now().Unix()-60)}, 200, "acme", "gold,partners", nil, []string{"api-key allowed"}},
+		{"all: an expired token beside a key", config.Auth{AllOf: []string{"api-key", "idp"}}, []string{gold, "Authorization: Bearer " + f.token("ed-1", "exp", time.Now().Unix()-60)}, 401, "", "",
+			[]string{tokenChallenge + `, error="invalid_token", error_description="the token has expired"`}, []string{"idp invalid"}},
 		{"anonymous: half of all is not none", config.Auth{AllOf: []string{"api-key", "idp"}, Anonymous: true}, []string{gold}, 401, "", "", []string{tokenChallenge}, []string{"idp missing"}},
 		{"everybody", config.Auth{Anonymous: true}, []string{unknown}, 200, "", "", nil, []string{" anonymous"}},
 		{"group", config.Auth{AnyOf: []string{"api-key"}, Needs: config.Needs{Groups: []string{"silver", "gold"}}}, []string{gold}, 200, "acme", "gold,partners", nil, []string{"api-key allowed"}},
