@@ -23,6 +23,7 @@ func (b *bench) experiments() []experiment {
 	ours := []string{"fast", "std-fast", "std"}
 	all := append(append([]string{}, peers...), ours...)
 	lead := []string{"nginx", "haproxy", "fast"} // where the question is the shape, not the peer
+	bodies := append([]string{"nginx-default"}, lead...)
 	get := request{path: "/x", conns: 64}
 	full := shape{features: true, routes: 100}
 	list := []experiment{
@@ -31,10 +32,10 @@ func (b *bench) experiments() []experiment {
 		{"rate", "The same, at a fixed rate", all, full, request{path: "/x", conns: 64, rate: b.rate}},
 		{"post", "POST of 512 bytes", lead, shape{}, request{path: "/x", conns: 64, body: 512}},
 		{"chunked", "POST of 512 bytes, chunked", lead, shape{}, request{path: "/x", conns: 64, body: 512, chunked: true}},
-		{"10k", "Answers of 10 KiB", lead, shape{}, request{path: "/10k", conns: 64}},
-		{"100k", "Answers of 100 KiB", lead, shape{}, request{path: "/100k", conns: 64}},
-		{"100k-both", "100 KiB up and 100 KiB down", lead, shape{}, request{path: "/100k", conns: 64, body: 100 << 10}},
-		{"1m-both", "1 MiB up and 1 MiB down", lead, shape{}, request{path: "/1m", conns: 64, body: 1 << 20}},
+		{"10k", "Answers of 10 KiB", bodies, shape{}, request{path: "/10k", conns: 64}},
+		{"100k", "Answers of 100 KiB", bodies, shape{}, request{path: "/100k", conns: 64}},
+		{"100k-both", "100 KiB up and 100 KiB down", bodies, shape{}, request{path: "/100k", conns: 64, body: 100 << 10}},
+		{"1m-both", "1 MiB up and 1 MiB down", bodies, shape{}, request{path: "/1m", conns: 64, body: 1 << 20}},
 	}
 	// The last is as many as fit twice, client and backend, into the 20,000 open
 	// files that a process may have on many machines.

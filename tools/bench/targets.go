@@ -17,6 +17,7 @@ type shape struct {
 	instances int  // 0: one
 	layers    string
 	told      bool // clients are told of their limit
+	defaults  bool // nginx with the buffers that it has when nobody sets them
 }
 
 // target is a proxy under test, running.
@@ -30,7 +31,11 @@ type target struct {
 // starters make a target's configuration and run it, each in its own way.
 func (b *bench) starters() map[string]func(name, addr string, s shape) (*target, error) {
 	return map[string]func(string, string, shape) (*target, error){
-		"nginx":   b.nginx,
+		"nginx": b.nginx,
+		"nginx-default": func(n, a string, s shape) (*target, error) {
+			s.defaults = true
+			return b.nginx(n, a, s)
+		},
 		"haproxy": b.haproxy,
 		"caddy":   b.caddy,
 		"traefik": b.traefik,
@@ -113,18 +118,21 @@ func (b *bench) nginx(name, addr string, s shape) (*target, error) {
 	for _, a := range b.backends(s) {
 		fmt.Fprintf(&servers, "server %s; ", a)
 	}
+	buffers := "client_body_buffer_size 256k;\nproxy_buffer_size 16k; proxy_buffers 16 64k; proxy_busy_buffers_size 128k;"
+	if s.defaults {
+		buffers = ""
+	}
 	dir := filepath.Join(b.dir, name)
 	conf, err := b.write(name, "nginx.conf", fmt.Sprintf(`worker_processes 1; pid %s/pid; error_log %s/error.log error; daemon off;
 events { worker_connections 19500; }
 http {
 %s%s
 client_body_temp_path %s/body; proxy_temp_path %s/proxy; fastcgi_temp_path %s/f; uwsgi_temp_path %s/u; scgi_temp_path %s/s;
-keepalive_timeout 300s; keepalive_requests 100000000; client_max_body_size 32m; client_body_buffer_size 256k;
-proxy_buffer_size 16k; proxy_buffers 16 64k; proxy_busy_buffers_size 128k;
+keepalive_timeout 300s; keepalive_requests 100000000; client_max_body_size 32m; %s
 upstream be { %s keepalive 2048; keepalive_requests 100000000; }
 server { listen %s; %s }
 }
-`, dir, dir, http.String(), accessLog, dir, dir, dir, dir, dir, servers.String(), addr, locations.String()))
+`, dir, dir, http.String(), accessLog, dir, dir, dir, dir, dir, buffers, servers.String(), addr, locations.String()))
 	if err != nil {
 		return nil, err
 	}
