@@ -75,7 +75,7 @@ func TestLoginDoesNotQueueWhoLeft(t *testing.T) {
 
 // However many guess at once, few wait, and who has logged in before does not.
 func TestAFloodOfGuessesIsBounded(t *testing.T) {
-	m := logins(t, bcrypt.MinCost+6)
+	m := logins(t, bcrypt.MinCost+4)
 	ask := func(password string) error {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.SetBasicAuth("müller", password)
