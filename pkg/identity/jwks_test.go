@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -281,6 +282,46 @@ func TestBadAnswersChangeNothing(t *testing.T) {
 				}
 				if n := strings.Count(log.String(), "level=WARN"); n != 1 {
 					t.Errorf("%d warnings in an hour:\n%s", n, &log)
+				}
+			})
+		})
+	}
+}
+
+// moved answers with redirects until a URL is none of its keys.
+type moved map[string]string
+
+func (m moved) RoundTrip(r *http.Request) (*http.Response, error) {
+	code, header, body := 200, http.Header{}, set(jwk("ed", keys().ed.Public()))
+	if to, ok := m[r.URL.String()]; ok {
+		code, body = 307, nil
+		header.Set("Location", to)
+	}
+	return &http.Response{StatusCode: code, Header: header, Body: io.NopCloser(bytes.NewReader(body)), Request: r}, nil
+}
+
+// Keys are followed to where they have moved, but not out of TLS, where anybody
+// on the way could give us others, and not for ever.
+func TestKeysThatHaveMoved(t *testing.T) {
+	for name, tt := range map[string]struct {
+		where moved
+		taken bool
+	}{
+		"to another host":   {moved{issuerURL: "https://keys.example/jwks"}, true},
+		"three times":       {moved{issuerURL: "https://a/", "https://a/": "https://b/", "https://b/": "https://c/"}, true},
+		"four times":        {moved{issuerURL: "https://a/", "https://a/": "https://b/", "https://b/": "https://c/", "https://c/": "https://d/"}, false},
+		"in a circle":       {moved{issuerURL: "https://a/", "https://a/": issuerURL}, false},
+		"out of TLS":        {moved{issuerURL: "http://id.example/jwks"}, false},
+		"out of TLS, later": {moved{issuerURL: "https://a/", "https://a/": "http://b/"}, false},
+		"and back into it":  {moved{issuerURL: "http://a/", "http://a/": "https://b/"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := identity.NewKeys(quiet(), tt.where)
+				m := live(t, k, idp(nil))
+				running(t, k)
+				if _, err := m.Identify(bearer(edToken("ed"))); (err == nil) != tt.taken {
+					t.Errorf("a token of its key: %v", err)
 				}
 			})
 		})
