@@ -33,22 +33,22 @@ const headroom = 256
 // writes it; what of it depends on the body is decided when more of the body is
 // there than is held, or all of it.
 type answer struct {
-	begun   bool // the header is written, as far as the handler is concerned
-	flushed bool // something has gone out
-	mode    mode
-	status  int
-	length  int64 // by Content-Length; -1: not known
-	written int64 // of the body
-	out     []byte
-	fields  int // of out: where the fields end, while the mode is not decided
-	err     error
+	begun       bool // the header is written, as far as the handler is concerned
+	flushed     bool // something has gone out
+	mode        mode
+	identity    bool // the handler wants no chunks
+	trailers    bool // there may be some
+	typed       bool // there is a Content-Type, or none is wanted
+	dated       bool // there is a Date, or none is wanted
+	transferred bool // the handler has set Transfer-Encoding
 
-	identity    bool     // the handler wants no chunks
-	trailers    bool     // there may be some
-	typed       bool     // there is a Content-Type, or none is wanted
-	dated       bool     // there is a Date, or none is wanted
-	connection  []string // the handler's Connection
-	transferred bool     // the handler has set Transfer-Encoding
+	status     int
+	length     int64 // by Content-Length; -1: not known
+	written    int64 // of the body
+	out        []byte
+	fields     int // of out: where the fields end, while the mode is not decided
+	err        error
+	connection []string // the handler's Connection
 }
 
 // Header implements http.ResponseWriter.

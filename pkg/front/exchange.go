@@ -42,12 +42,11 @@ type exchange struct {
 	released   bool // nobody keeps the header's map
 	inside     bool // the connection is being read by whoever called us
 	hijacked   bool
+	finishing  bool // no deadline may be set any more; guarded by deadlines
 	finished   atomic.Bool
 	quiet      atomic.Bool // nothing more is expected from the client
 	continuing sync.Mutex  // held while 100 is sent, or ruled out
-
-	deadlines sync.Mutex // held while a handler's deadline is set
-	finishing bool       // none may be set any more
+	deadlines  sync.Mutex  // held while a handler's deadline is set
 }
 
 func (c *conn) newExchange() *exchange {

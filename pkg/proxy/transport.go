@@ -17,7 +17,7 @@ import (
 
 // How connections to instances are kept.
 const (
-	maxIdlePerInstance  = 1024
+	maxIdlePerInstance  = 16 << 10 // no more than were in use at once; what an upstream may have in flight bounds them
 	keepAlivePeriod     = 15 * time.Second
 	maxResponseHeader   = 256 << 10
 	continueWait        = time.Second      // for an instance that ignores Expect
