@@ -280,13 +280,16 @@ func (c *conn) alive() bool {
 // send writes a request that is all in p and waits for the answer's first
 // bytes. It fails with errStale before anything is written. A failure to write
 // is told only if there is no answer either: an instance may refuse a request
-// before it has read all of it.
-func (c *conn) send(p []byte) error {
-	if c.raw == nil || c.tls != nil {
+// before it has read all of it. wrote is called in between, unless it is nil.
+func (c *conn) send(p []byte, wrote func(error)) error {
+	if c.raw == nil || c.tls != nil || wrote != nil {
 		if c.reused && !c.alive() {
 			return errStale
 		}
 		_, werr := c.nc.Write(p)
+		if wrote != nil {
+			wrote(werr)
+		}
 		if err := c.fill(); err != nil {
 			if werr != nil && err != errHeaderSize {
 				return werr

@@ -120,7 +120,11 @@ func (e *exchange) talk(c *conn) (*http.Response, error) {
 		if e.m != nil {
 			head = append(head, e.m.Body...) // moves where it does not fit
 		}
-		err = c.send(head)
+		var wrote func(error)
+		if e.trace != nil {
+			wrote = e.wrote
+		}
+		err = c.send(head, wrote)
 		c.t.writeBuffers.Put(buf)
 		if err != nil {
 			if err == errStale {
@@ -129,7 +133,6 @@ func (e *exchange) talk(c *conn) (*http.Response, error) {
 			return nil, &LostError{Reused: c.reused, Err: err}
 		}
 		e.closeBody()
-		e.wrote(nil)
 		return e.answer(c)
 	}
 	if c.reused && !c.alive() {
@@ -154,10 +157,8 @@ func (e *exchange) response() *response {
 	return &e.m.answer
 }
 
+// wrote tells the request's trace, which there is, that the request is written.
 func (e *exchange) wrote(err error) {
-	if e.trace == nil {
-		return
-	}
 	if err == nil && e.trace.WroteHeaders != nil {
 		e.trace.WroteHeaders()
 	}

@@ -402,3 +402,40 @@ func TestHeadersAreNotShared(t *testing.T) {
 		t.Errorf("got %v, want a fresh header", r.Header)
 	}
 }
+
+// A trace learns that its request is written when it is, and not with the
+// answer: an instance that takes its time is told from a slow connection.
+func TestWrittenIsToldBeforeTheAnswer(t *testing.T) {
+	written := make(chan struct{}, 1)
+	s := serve(t, func(c net.Conn, r *bufio.Reader, _ int) {
+		for {
+			if _, err := http.ReadRequest(r); err != nil {
+				return
+			}
+			select {
+			case <-written:
+			case <-t.Context().Done():
+				return
+			}
+			if _, err := io.WriteString(c, ok("ok")); err != nil {
+				return
+			}
+		}
+	})
+	tr := client(t, transport.Options{})
+	for range 2 { // on a new connection, and on the same one again
+		req := request(t, "GET", s.url, nil)
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+			WroteRequest: func(info httptrace.WroteRequestInfo) {
+				if info.Err != nil {
+					t.Error(info.Err)
+				}
+				written <- struct{}{}
+			},
+		}))
+		mustDo(t, tr, req)
+	}
+	if n := tr.Stats().Dials; n != 1 {
+		t.Errorf("dialled %d times", n)
+	}
+}
