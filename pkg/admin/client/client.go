@@ -140,27 +140,16 @@ const maxAnswer = 256 << 20
 
 // call sends a request and reads its JSON answer into v, which may be nil.
 func (c *Client) call(ctx context.Context, method, path, contentType string, body []byte, v any) error {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
-	if err != nil {
-		return fmt.Errorf("gateway at %s: %w", c.address, err)
-	}
+	header := http.Header{}
 	if contentType != "" {
-		req.Header.Set("Content-Type", contentType)
+		header.Set("Content-Type", contentType)
 	}
 	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token)
+		header.Set("Authorization", "Bearer "+c.token)
 	}
-	resp, err := c.http.Do(req)
+	resp, text, err := c.ask(ctx, method, path, header, body)
 	if err != nil {
-		return c.unreachable(ctx, err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return fmt.Errorf("read the answer of the gateway at %s: %w", c.address, err)
-	}
-	if c.mistaken(resp, text) {
-		return c.speaksTLS()
+		return err
 	}
 	if resp.StatusCode/100 != 2 {
 		e := &Error{Status: resp.StatusCode}
@@ -181,14 +170,28 @@ func (c *Client) call(ctx context.Context, method, path, contentType string, bod
 	return nil
 }
 
-// mistaken reports whether a TLS listener was asked without TLS, which net/http
-// answers in plain words.
-func (c *Client) mistaken(resp *http.Response, text []byte) bool {
-	return resp.StatusCode == http.StatusBadRequest && bytes.Contains(text, []byte("HTTP request to an HTTPS server"))
-}
-
-func (c *Client) speaksTLS() error {
-	return fmt.Errorf("gateway at %s: it speaks TLS, so its address begins with https://", c.address)
+// ask sends a request and returns the answer, whatever its status, with the text
+// of its body, which is closed.
+func (c *Client) ask(ctx context.Context, method, path string, header http.Header, body []byte) (*http.Response, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, nil, fmt.Errorf("gateway at %s: %w", c.address, err)
+	}
+	req.Header = header
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, nil, c.unreachable(ctx, err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the answer of the gateway at %s: %w", c.address, err)
+	}
+	// In these words net/http answers who asks a TLS listener without TLS.
+	if resp.StatusCode == http.StatusBadRequest && bytes.Contains(text, []byte("HTTP request to an HTTPS server")) {
+		return nil, nil, fmt.Errorf("gateway at %s: it speaks TLS, so its address begins with https://", c.address)
+	}
+	return resp, text, nil
 }
 
 // unreachable says in a few words why no answer came.
@@ -215,18 +218,9 @@ func (c *Client) Lives(ctx context.Context) error { return c.probe(ctx, "/livez"
 func (c *Client) Ready(ctx context.Context) error { return c.probe(ctx, "/readyz") }
 
 func (c *Client) probe(ctx context.Context, path string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	resp, text, err := c.ask(ctx, http.MethodGet, path, http.Header{}, nil)
 	if err != nil {
-		return fmt.Errorf("gateway at %s: %w", c.address, err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return c.unreachable(ctx, err)
-	}
-	defer resp.Body.Close()
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // for the message only
-	if c.mistaken(resp, text) {
-		return c.speaksTLS()
+		return err
 	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("gateway at %s answered %s: %s", c.address, resp.Status, strings.TrimSpace(string(text)))
