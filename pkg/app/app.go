@@ -25,6 +25,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/acme"
 	"github.com/proconsul/proconsul/pkg/admin"
 	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/cohort"
 	"github.com/proconsul/proconsul/pkg/gateway"
 	"github.com/proconsul/proconsul/pkg/identity"
 	"github.com/proconsul/proconsul/pkg/limiter"
@@ -96,6 +97,7 @@ type App struct {
 	tracer        *tracing.Tracer // nil: likewise
 	handler       *gateway.Handler
 	public        []*server
+	writes        *cohort.Writes     // to clients and instances, on the fast engines
 	secured       []secured          // what those of them with TLS show
 	ours          []ours             // files for connections to Consul and Redis
 	acme          *acme.Certificates // nil: none are obtained
@@ -130,7 +132,7 @@ type loaded struct {
 // nothing; on an error all that was opened is closed again.
 func New(cfg *config.Config, o Options) (_ *App, err error) {
 	// Not a named result: a return of nil would take it from the unwinding.
-	a := &App{options: o, log: o.Log, id: replicaID(), started: time.Now(), ready: make(chan struct{})}
+	a := &App{options: o, log: o.Log, id: replicaID(), started: time.Now(), writes: cohort.New(), ready: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.stack.unwind())
@@ -163,7 +165,7 @@ func New(cfg *config.Config, o Options) (_ *App, err error) {
 	a.upstreams = &upstreams{
 		log: a.log.With("component", "upstreams"), catalog: a.catalog, metrics: a.metrics, via: "proconsul-" + a.id[strings.LastIndexByte(a.id, '-')+1:],
 		breakers: breaker.NewRegistry(a.log, a.onBreaker),
-		onEvent:  a.onPoolEvent, group: a.parts, live: map[string]*upstream{},
+		onEvent:  a.onPoolEvent, group: a.parts, writes: a.writes, live: map[string]*upstream{},
 	}
 	plan, table, err := a.build(cfg)
 	if err != nil {
@@ -341,7 +343,7 @@ func (a *App) openListeners(cfg *config.Config, table *gateway.Table) error {
 		if store != nil {
 			noTLS = a.metrics.HandshakeFailures(c.Name)
 		}
-		a.public = append(a.public, newPublicServer(c, sockets[i], store, handler, a.handler.Refusals(c), noTLS, a.away, a.log))
+		a.public = append(a.public, newPublicServer(c, sockets[i], store, handler, a.handler.Refusals(c), noTLS, a.away, a.writes, a.log))
 	}
 	return nil
 }

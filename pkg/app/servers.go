@@ -16,6 +16,7 @@ import (
 
 	"github.com/proconsul/proconsul/config"
 	"github.com/proconsul/proconsul/pkg/certs"
+	"github.com/proconsul/proconsul/pkg/cohort"
 	"github.com/proconsul/proconsul/pkg/front"
 	"github.com/proconsul/proconsul/pkg/gateway"
 )
@@ -56,7 +57,7 @@ func listen(name, addr string, shared bool) (net.Listener, error) {
 // that on the handshake too. refuse answers what the fast engine does not take
 // for a request, and noTLS counts what comes to a TLS listener and does not speak
 // it.
-func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handler http.Handler, refuse gateway.Refuse, noTLS func(), away func() bool, log *slog.Logger) *server {
+func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handler http.Handler, refuse gateway.Refuse, noTLS func(), away func() bool, writes *cohort.Writes, log *slog.Logger) *server {
 	if c.Limits.MaxConnections > 0 {
 		l = limitConnections(l, c.Limits.MaxConnections)
 	}
@@ -90,6 +91,7 @@ func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handle
 			Idle:       c.Timeouts.Idle,
 			HTTP2:      std,
 			NoTLS:      noTLS,
+			Writes:     writes,
 			Refuse: func(w http.ResponseWriter, r *http.Request, why *front.Refusal) {
 				refuse(w, r, why.Status, why.Detail)
 			},

@@ -24,7 +24,7 @@ func TestShutdownOfAFullListener(t *testing.T) {
 			c.Limits.MaxConnections, c.Limits.MaxHeaderBytes = 1, 64<<10
 			c.Timeouts.ReadHeader, c.Timeouts.Idle = time.Minute, time.Minute
 			handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
-			s := newPublicServer(c, l, nil, handler, nil, func() {}, func() bool { return false }, slog.New(slog.DiscardHandler))
+			s := newPublicServer(c, l, nil, handler, nil, func() {}, func() bool { return false }, nil, slog.New(slog.DiscardHandler))
 			served := make(chan error, 1)
 			go func() { served <- s.serve(t.Context()) }()
 

@@ -16,6 +16,7 @@ import (
 	"github.com/proconsul/proconsul/discovery"
 	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/cohort"
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/proxy"
 )
@@ -41,6 +42,7 @@ type upstreams struct {
 	via      string
 	onEvent  func(balancer.Event)
 	group    *group // runs the pools
+	writes   *cohort.Writes
 
 	mu   sync.Mutex
 	live map[string]*upstream
@@ -142,7 +144,7 @@ func (us *upstreams) create(c config.Upstream, b *breaker.Breaker) (*upstream, e
 	}
 	fates := newFates()
 	up, err := proxy.NewUpstream(c.Name, pool, b, proxySettings(c), proxy.Options{
-		Log: us.log, Via: us.via, OnAttempt: func(a proxy.Attempt) {
+		Log: us.log, Via: us.via, Writes: us.writes, OnAttempt: func(a proxy.Attempt) {
 			fates.add(a)
 			us.onAttempt(a)
 		},

@@ -125,8 +125,12 @@ func (x *exchange) interim(code int) {
 // render writes the status and the fields that do not depend on the body.
 func (x *exchange) render() {
 	a := &x.answer
-	b := appendStatus(x.c.sc.write[:0], x.req.ProtoMinor, a.status)
-	for name, values := range x.c.sc.header {
+	sc := x.c.sc
+	if sc.write == nil {
+		sc.write = x.c.s.writes.Get().(*[writeBufferSize]byte)
+	}
+	b := appendStatus(sc.write[:0], x.req.ProtoMinor, a.status)
+	for name, values := range sc.header {
 		switch name {
 		case "Content-Length":
 			if len(values) > 0 && values[0] != "" {
@@ -468,14 +472,28 @@ func (x *exchange) complete() bool {
 		}
 		a.out = append(a.out, "\r\n"...)
 	}
+	short := a.mode == counted && a.written != a.length
+	if x.mayWait() && !short {
+		x.c.writeLater(a.out)
+		a.out, a.flushed = nil, true
+		return true
+	}
 	if x.push(nil, nil) != nil {
 		return false
 	}
-	if a.mode == counted && a.written != a.length {
+	if short {
 		x.close = true
 		return false
 	}
 	return true
+}
+
+// mayWait reports whether what is left of an answer may be written a moment
+// later: there is something, nothing has failed, and the connection goes on.
+func (x *exchange) mayWait() bool {
+	c, a := x.c, &x.answer
+	return c.s.o.Writes != nil && c.raw != nil && c.tls == nil && c.sc.write != nil && len(a.out) > 0 && cap(a.out) == writeBufferSize &&
+		a.err == nil && !x.close && x.body.eof.Load() && !c.writeDead.Load()
 }
 
 // appendTrailers writes the trailers that were announced, and those that the

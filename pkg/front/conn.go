@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/proconsul/proconsul/pkg/cohort"
 )
 
 const (
@@ -68,6 +70,13 @@ type conn struct {
 	linger  bool // close with care
 	doubled bool // it was hijacked, by way of another descriptor
 
+	// The last answer, where it may not be written yet. What else there is of it
+	// is its write's to guard.
+	last  cohort.Write
+	owed  bool                   // it is not settled
+	short bool                   // not all of it could be written
+	sent  *[writeBufferSize]byte // what it is in; nil: given back
+
 	parked    time.Time   // when the last request had ended
 	deadline  time.Time   // for reading
 	deadlined atomic.Bool // a handler has set another
@@ -87,9 +96,9 @@ type conn struct {
 // scratch is what a connection needs while it has a request.
 type scratch struct {
 	read   [readBufferSize]byte
-	write  [writeBufferSize]byte
-	header http.Header // for answers
-	spare  http.Header // for requests that release theirs; nil: the last one did not
+	write  *[writeBufferSize]byte // nil: it has gone with an answer
+	header http.Header            // for answers
+	spare  http.Header            // for requests that release theirs; nil: the last one did not
 	tail   [256]byte
 	vector [3][]byte
 	chunks net.Buffers
@@ -152,6 +161,7 @@ func (c *conn) serve() {
 	if sc, ok := c.below.(syscall.Conn); ok && rawIO {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
+			c.last.Init(raw, c.wrote)
 		}
 	}
 	c.greeting.Store(false)
@@ -183,6 +193,7 @@ func (c *conn) serve() {
 
 // end closes the connection, unless it is another's by now.
 func (c *conn) end() {
+	c.settle() // where that fails the connection has
 	if !c.over.Load() || c.doubled {
 		if c.linger {
 			c.sayGoodbye()
@@ -392,6 +403,47 @@ func (c *conn) fill() error {
 	return err
 }
 
+// writeLater has an answer written that is whole and in the scratch's buffer,
+// now or in a moment: together with those of other connections, if there are
+// any.
+func (c *conn) writeLater(p []byte) {
+	c.sent, c.sc.write = c.sc.write, nil
+	c.owed = true
+	c.s.o.Writes.Do(&c.last, p)
+}
+
+// wrote is called when that has ended, by whoever did it. For what could not be
+// done without waiting the connection's own goroutine is woken.
+func (c *conn) wrote(whole bool) {
+	if !whole {
+		c.short = true
+		_ = c.below.SetReadDeadline(time.Unix(1, 0)) // fails only where the connection has
+		return
+	}
+	c.s.writes.Put(c.sent)
+	c.sent = nil
+}
+
+// settle sees to it that the last answer is written, and reports whether it is.
+func (c *conn) settle() bool {
+	if !c.owed {
+		return true
+	}
+	c.owed = false
+	rest, err := c.last.Settle()
+	if !c.short {
+		return true
+	}
+	c.short = false
+	c.setDeadline(c.deadline)
+	if err == nil {
+		_, err = c.nc.Write(rest)
+	}
+	c.s.writes.Put(c.sent)
+	c.sent = nil
+	return err == nil
+}
+
 // giveBack returns the buffers.
 func (c *conn) giveBack() {
 	if c.sc != nil {
@@ -447,6 +499,9 @@ func (c *conn) setDeadline(t time.Time) {
 func (c *conn) late() bool {
 	if !isTimeout(c.err) {
 		return false
+	}
+	if c.owed {
+		return c.settle() // for which it was woken, or else its time is over once more
 	}
 	now := time.Now()
 	early := now.Before(c.deadline) // nobody is late: Shutdown has called

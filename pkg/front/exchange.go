@@ -91,6 +91,9 @@ func (x *exchange) settled() {
 // handle serves a request and reports whether the connection may serve
 // another.
 func (c *conn) handle(x *exchange, inside bool) bool {
+	if !c.settle() {
+		return false
+	}
 	x.inside = inside
 	if x.body.more() {
 		if !x.contained() {
@@ -337,6 +340,7 @@ func (d duplicate) CloseWrite() error {
 // refuse answers a request that is not served.
 func (c *conn) refuse(r *Refusal) {
 	c.s.counters.refused.Add(1)
+	c.settle() // where that fails this will
 	x := c.pending
 	c.pending = nil
 	if x == nil {

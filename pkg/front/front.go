@@ -41,6 +41,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/proconsul/proconsul/pkg/cohort"
 )
 
 const (
@@ -91,6 +93,10 @@ type Options struct {
 	// nil.
 	NoTLS func()
 
+	// Writes is where the ends of answers meet those of other connections. Nil:
+	// each is written at once.
+	Writes *cohort.Writes
+
 	// Log is told of panics of handlers, at Error, and of what clients and
 	// the network do to connections, at Debug. Nil: nothing is logged.
 	Log *slog.Logger
@@ -117,6 +123,7 @@ type Server struct {
 	counters counters
 
 	scratch sync.Pool // of *scratch
+	writes  sync.Pool // of *[writeBufferSize]byte
 	copies  sync.Pool // of *[copyBufferSize]byte
 
 	mu        sync.Mutex
@@ -173,6 +180,7 @@ func New(o Options) *Server {
 	}
 	s := &Server{o: o, listeners: map[net.Listener]bool{}, conns: map[*conn]struct{}{}, ending: make(chan struct{}), gone: make(chan struct{}, 1)}
 	s.scratch.New = func() any { return newScratch() }
+	s.writes.New = func() any { return new([writeBufferSize]byte) }
 	s.copies.New = func() any { return new([copyBufferSize]byte) }
 	if o.HTTP2 != nil {
 		s.handoff = newHandoff()

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -569,5 +570,102 @@ func TestAllocations(t *testing.T) {
 		} else {
 			t.Logf("%s: %.2f allocations", name, got)
 		}
+	}
+}
+
+// crampedListener accepts connections whose buffers take little.
+type crampedListener struct{ net.Listener }
+
+func (l crampedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		err = c.(*net.TCPConn).SetWriteBuffer(16 << 10)
+	}
+	return c, err
+}
+
+// A client that does not read gets every answer whole and in order once it does,
+// whether its requests came one by one or all at once.
+func TestAnswersThatDoNotFit(t *testing.T) {
+	for name, atOnce := range map[string]bool{"one by one": false, "all at once": true} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var served atomic.Int32
+			s := serveOn(t, crampedListener{l}, front.Options{Idle: patience}, func(w http.ResponseWriter, _ *http.Request) {
+				body := strings.Repeat(strconv.Itoa(int(served.Load())%10), 3000)
+				w.Header().Set("Content-Length", "3000")
+				_, _ = io.WriteString(w, body)
+				served.Add(1)
+			})
+			c := dial(t, s.addr)
+			const most = 5000 // 15 MB, which no buffers hold
+			sent := most
+			if atOnce {
+				go func() { _, _ = io.WriteString(c, strings.Repeat(crlf(get), most)) }() // until the server reads no more
+			} else {
+				for n := range most {
+					c.say(get)
+					// One that stays unserved waits for the answer before it.
+					for end := time.Now().Add(time.Second); int(served.Load()) <= n && time.Now().Before(end); {
+						runtime.Gosched()
+					}
+					if int(served.Load()) <= n {
+						sent = n + 1
+						break
+					}
+				}
+				if sent == most {
+					t.Fatal("all answers fit")
+				}
+			}
+			for n := range sent {
+				if r := c.hear("GET"); r.err != nil || r.body != strings.Repeat(strconv.Itoa(n%10), 3000) {
+					t.Fatalf("answer %d of %d: %.20q, %v", n, sent, r.body, r.err)
+				}
+			}
+			c.say(get)
+			if r := c.hear("GET"); r.err != nil || r.StatusCode != 200 {
+				t.Errorf("after that: %v, %v", r.Status, r.err)
+			}
+		})
+	}
+}
+
+// An answer that waits for others is out when its server goes down, and when
+// its connection ends.
+func TestLastAnswersAreWritten(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // so that many answers are due at once
+	s := serve(t, front.Options{}, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	clients := make([]*wire, 64)
+	for i := range clients {
+		clients[i] = dial(t, s.addr)
+	}
+	for range 20 {
+		for _, c := range clients {
+			c.say(get)
+		}
+		for _, c := range clients {
+			if r := c.hear("GET"); r.body != "ok" || r.err != nil {
+				t.Fatalf("got %q, %v", r.body, r.err)
+			}
+		}
+	}
+	for _, c := range clients {
+		c.say(get)
+		_ = c.Conn.(*net.TCPConn).CloseWrite() // no more requests: the answer all the same
+	}
+	ctx, cancel := context.WithTimeout(background(), patience)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	for _, c := range clients {
+		if r := c.hear("GET"); r.body != "ok" || r.err != nil {
+			t.Errorf("got %q, %v", r.body, r.err)
+		}
+		c.ends()
 	}
 }

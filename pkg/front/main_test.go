@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/proconsul/proconsul/pkg/cohort"
 	"github.com/proconsul/proconsul/pkg/front"
 )
 
@@ -26,6 +27,9 @@ func TestMain(m *testing.M) {
 }
 
 const patience = 20 * time.Second
+
+// writes is where all servers' answers meet, as in the gateway.
+var writes = cohort.New()
 
 // server is a front on a port of its own.
 type server struct {
@@ -48,6 +52,7 @@ func serveOn(t testing.TB, l net.Listener, o front.Options, h http.HandlerFunc) 
 	if h != nil {
 		o.Handler = h
 	}
+	o.Writes = writes
 	s := &server{front.New(o), l.Addr().String()}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/proconsul/proconsul/pkg/cohort"
 	"github.com/proconsul/proconsul/pkg/transport"
 )
 
@@ -104,7 +105,7 @@ type pooled interface {
 	CloseIdleConnections()
 }
 
-func newTransports(k transportKey) (*transports, error) {
+func newTransports(k transportKey, writes *cohort.Writes) (*transports, error) {
 	var protocols, one http.Protocols
 	one.SetHTTP1(true)
 	var conf *tls.Config
@@ -125,7 +126,7 @@ func newTransports(k transportKey) (*transports, error) {
 	}
 	t := &transports{key: k, main: newTransport(k, &protocols, conf)}
 	if k.engine == EngineFast && k.scheme == "http" {
-		t.fast = newFastTransport(k, t.main)
+		t.fast = newFastTransport(k, writes, t.main)
 		t.main = t.fast
 	}
 	t.upgrade = t.main
@@ -216,7 +217,7 @@ func newTransport(k transportKey, protocols *http.Protocols, conf *tls.Config) *
 
 // newFastTransport returns a transport of the fast engine, which hands what it
 // does not do to std.
-func newFastTransport(k transportKey, std http.RoundTripper) *transport.Transport {
+func newFastTransport(k transportKey, writes *cohort.Writes, std http.RoundTripper) *transport.Transport {
 	dialer := &net.Dialer{KeepAlive: keepAlivePeriod}
 	return transport.New(transport.Options{
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -232,6 +233,7 @@ func newFastTransport(k transportKey, std http.RoundTripper) *transport.Transpor
 		ContinueTimeout:   continueWait,
 		MaxResponseHeader: maxResponseHeader,
 		Sweep:             sweepEvery,
+		Writes:            writes,
 		Fallback:          std,
 	})
 }

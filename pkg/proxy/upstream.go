@@ -12,6 +12,7 @@ import (
 	"github.com/proconsul/proconsul/balancer"
 	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/breaker"
+	"github.com/proconsul/proconsul/pkg/cohort"
 	"github.com/proconsul/proconsul/pkg/problem"
 )
 
@@ -54,6 +55,10 @@ type Options struct {
 	// OnAttempt is told of each try when its header or error has come. It is
 	// called by the goroutine that serves the request and must not block.
 	OnAttempt func(Attempt)
+
+	// Writes is where requests to instances meet those of other upstreams, on
+	// the fast engine. Nil: each is written at once.
+	Writes *cohort.Writes
 }
 
 // Attempt is one try of one instance, for the metrics.
@@ -191,7 +196,7 @@ func (u *Upstream) compile(s Settings) (*settings, error) {
 	}
 	if old := u.settings.Load(); old != nil && old.key == key {
 		next.transports = old.transports
-	} else if next.transports, err = newTransports(key); err != nil {
+	} else if next.transports, err = newTransports(key, u.options.Writes); err != nil {
 		return nil, err
 	}
 	next.scheme = next.transports.scheme()

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/proconsul/proconsul/pkg/cohort"
 )
 
 const (
@@ -33,6 +35,7 @@ type conn struct {
 
 	reused    bool
 	trusted   bool          // not looked at before the request is written
+	bare      bool          // the last answer had no body
 	idleSince time.Duration // since t.born
 
 	// The answer.
@@ -49,11 +52,18 @@ type conn struct {
 	n       int
 	err     error
 
+	// The write of a request that is written as a whole. The rest is write's to
+	// guard.
+	write  cohort.Write
+	short  bool                   // not all of it could be written
+	writes *[writeBufferSize]byte // what it is in; nil: given back
+
 	// The request's context.
 	ctx      context.Context
 	stop     func() bool
 	cancel   func()
-	deadline bool // of the context, on the socket
+	deadline bool      // of the context, on the socket
+	until    time.Time // what is set on the socket; zero: nothing
 
 	// The header's time: on the socket, or else for the sweeper, in
 	// nanoseconds since t.born.
@@ -88,6 +98,7 @@ func newConn(h *host, nc net.Conn, epoch uint32) *conn {
 	if s, ok := nc.(syscall.Conn); ok && rawIO {
 		if raw, err := s.SyscallConn(); err == nil {
 			c.raw = raw
+			c.write.Init(raw, c.wrote)
 		}
 	}
 	return c
@@ -127,7 +138,7 @@ func (c *conn) begin(ctx context.Context, by time.Time) {
 	d, ok := ctx.Deadline()
 	if ok {
 		c.deadline = true
-		_ = c.below.SetDeadline(d) // fails only where the connection has, and that will show
+		_ = c.setDeadline(d) // fails only where the connection has, and that will show
 	}
 	switch {
 	case by.IsZero() || ok && d.Before(by):
@@ -141,7 +152,12 @@ func (c *conn) begin(ctx context.Context, by time.Time) {
 
 func (c *conn) bind(by time.Time) {
 	c.bound = true
-	_ = c.below.SetDeadline(by)
+	_ = c.setDeadline(by) // likewise
+}
+
+func (c *conn) setDeadline(t time.Time) error {
+	c.until = t
+	return c.below.SetDeadline(t)
 }
 
 // strike reports whether the header's time is over, and makes it known.
@@ -169,7 +185,7 @@ func (c *conn) arrived() bool {
 	if c.deadline {
 		d, _ = c.ctx.Deadline()
 	}
-	return c.below.SetDeadline(d) == nil
+	return c.setDeadline(d) == nil
 }
 
 // unwatch ends the watch of the context and reports whether the connection is
@@ -187,7 +203,7 @@ func (c *conn) unwatch() bool {
 	}
 	if (c.deadline || c.bound) && ok {
 		c.deadline, c.bound = false, false
-		ok = c.below.SetDeadline(time.Time{}) == nil
+		ok = c.setDeadline(time.Time{}) == nil
 	}
 	return ok
 }
@@ -305,32 +321,53 @@ func (c *conn) send(p []byte, wrote func(error)) error {
 		c.mode = modeCheck
 	}
 	err := c.raw.Read(c.onReady)
-	rest := c.out
 	c.out = nil
-	switch {
-	case err != nil:
-		return err
-	case c.err == errStale:
+	if c.err == errStale {
 		return errStale
 	}
-	werr := c.err
-	if werr == nil && len(rest) > 0 {
-		_, werr = c.nc.Write(rest)
+	if c.reused && c.write.Withdraw() {
+		return errStale // it has ended or spoken before anything was written
 	}
-	if c.n > 0 {
-		c.w += c.n
-		return nil
-	}
-	if c.mode == modeRead && werr != nil { // it was the read that failed
-		return werr
-	}
-	if err := c.fill(); err != nil {
-		if werr != nil {
-			return werr
+	rest, werr := c.write.Settle()
+	if c.short {
+		// It was woken in order to do this. Where nothing more can be written
+		// an answer may have come all the same.
+		c.short = false
+		_ = c.setDeadline(c.until) // fails only where the connection has, and that will show
+		if werr == nil {
+			_, werr = c.nc.Write(rest)
 		}
-		return err
+		if c.n == 0 && isTimeout(err) {
+			err = c.fill()
+		}
 	}
-	return nil
+	switch {
+	case err == nil:
+		err = c.err
+	case werr != nil:
+		err = werr
+	}
+	c.w += c.n
+	return err
+}
+
+// wrote is called when a write has ended, by whoever did it. What could not be
+// done without waiting, the goroutine that waits for the answer is woken for.
+func (c *conn) wrote(whole bool) {
+	if !whole {
+		c.short = true
+		_ = c.below.SetReadDeadline(time.Unix(1, 0)) // fails only where the connection has
+		return
+	}
+	c.giveBack()
+}
+
+// giveBack returns the buffer of a request that is written, or will not be.
+func (c *conn) giveBack() {
+	if c.writes != nil {
+		c.t.writeBuffers.Put(c.writes)
+		c.writes = nil
+	}
 }
 
 // ready is what the poller calls when the connection may be readable, and once
@@ -354,18 +391,10 @@ func (c *conn) ready(fd uintptr) bool {
 		c.mode = modeWrite
 		fallthrough
 	case modeWrite:
-		n, err := writeFD(fd, c.out)
-		c.out = c.out[n:]
-		if err != nil && err != errDry {
-			c.err = err
-			return true
-		}
-		if len(c.out) > 0 {
-			return true // the rest has to wait for room
-		}
 		// The poller was reset before the callback was first called, so the
 		// answer's arrival cannot be missed.
 		c.mode = modeRead
+		c.t.o.Writes.Do(&c.write, c.out)
 		return false
 	}
 	n, err := readFD(fd, c.buf[c.w:])

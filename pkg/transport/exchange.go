@@ -124,8 +124,9 @@ func (e *exchange) talk(c *conn) (*http.Response, error) {
 		if e.trace != nil {
 			wrote = e.wrote
 		}
+		c.writes = buf
 		err = c.send(head, wrote)
-		c.t.writeBuffers.Put(buf)
+		c.giveBack()
 		if err != nil {
 			if err == errStale {
 				return nil, err
@@ -287,7 +288,8 @@ func (e *exchange) final(c *conn, resp *response, h *head) (*http.Response, erro
 	default:
 		b.kind, keep, resp.Close = bodyClose, false, true
 	}
-	if b.kind == bodyNone {
+	c.bare = b.kind == bodyNone
+	if c.bare {
 		resp.Body = http.NoBody
 		c.finish(keep)
 		return &resp.Response, nil

@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -186,6 +187,60 @@ func TestNoConnectionInTime(t *testing.T) {
 			var connect *transport.ConnectError
 			if !errors.As(err, &connect) || !connect.Timeout() || !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v, want a connection that took too long", err)
+			}
+		})
+	}
+}
+
+// cramped dials connections whose buffers take little, so that a large request
+// cannot be written without waiting.
+func cramped(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, network, addr)
+	if err == nil {
+		err = c.(*net.TCPConn).SetWriteBuffer(256 << 10)
+	}
+	return c, err
+}
+
+// A request that does not fit into the connection's buffers is written as there
+// is room, and its header's time is kept all the same.
+func TestRequestThatDoesNotFit(t *testing.T) {
+	body := bytes.Repeat([]byte("0123456789abcdef"), 1<<17) // more than the kernel keeps for a reader that rests
+	for name, sweep := range sweeps {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, func(c net.Conn, r *bufio.Reader, n int) {
+				for n > 0 {
+					req, err := http.ReadRequest(r)
+					if err != nil {
+						return
+					}
+					got, err := io.ReadAll(req.Body)
+					if err != nil || !bytes.Equal(got, body) {
+						t.Errorf("%d bytes arrived, %v", len(got), err)
+					}
+					_, _ = io.WriteString(c, ok("ok"))
+				}
+				<-t.Context().Done() // the first never reads
+			})
+			tr := client(t, transport.Options{Sweep: sweep, Dial: cramped})
+			m := transport.Memory{Body: body}
+			start := time.Now()
+			if _, err := tr.RoundTripInto(request(t, "POST", s.url, nil), &m, start.Add(200*time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("got error %v, want that the time is over", err)
+			}
+			if took := time.Since(start); took < 200*time.Millisecond {
+				t.Errorf("it was over after %v", took)
+			}
+			for range 3 {
+				m.Clear()
+				resp, err := tr.RoundTripInto(request(t, "POST", s.url, nil), &m, time.Now().Add(10*time.Second))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil || s.accepted() != 2 {
+					t.Errorf("got %q, %v on connection %d", b, err, s.accepted())
+				}
 			}
 		})
 	}

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/proconsul/proconsul/pkg/cohort"
 	"github.com/proconsul/proconsul/pkg/transport"
 )
 
@@ -23,6 +24,9 @@ func TestMain(m *testing.M) {
 	log.SetOutput(io.Discard) // http.Transport complains of what instances send unasked
 	goleak.VerifyTestMain(m)
 }
+
+// writes is where all transports' requests meet, as in the gateway.
+var writes = cohort.New()
 
 // server answers each connection with a function, and counts them.
 type server struct {
@@ -116,6 +120,7 @@ func answersOnce(t testing.TB, answer string) *server {
 
 func client(t testing.TB, o transport.Options) *transport.Transport {
 	t.Helper()
+	o.Writes = writes
 	tr := transport.New(o)
 	t.Cleanup(func() {
 		tr.CloseIdleConnections()

@@ -97,8 +97,10 @@ func (t *Transport) enter(addr string, secure bool) *host {
 // trust is how long a connection may have been unused for a request that can be
 // sent again to go out without a look whether it is still there: that would be
 // a fifth of the system calls of a request, and in so short a time there is
-// next to never anything to see.
-const trust = 100 * time.Microsecond
+// next to never anything to see. It is about what an event loop under load
+// takes to come to what it would see. An answer without a body is no proof that
+// none follows, so after one there is always a look.
+const trust = time.Millisecond
 
 // take returns the connection that was used last, or nil. again says that the
 // request can be sent again.
@@ -110,7 +112,7 @@ func (h *host) take(again bool) *conn {
 		return nil
 	}
 	c := h.idle[n-1]
-	c.trusted = again && !h.odd.Load() && time.Since(h.t.born)-c.idleSince < trust
+	c.trusted = again && !c.bare && !h.odd.Load() && time.Since(h.t.born)-c.idleSince < trust
 	h.idle[n-1] = nil
 	h.idle = h.idle[:n-1]
 	h.t.counters.idle.Add(-1)

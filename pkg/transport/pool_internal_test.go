@@ -18,18 +18,20 @@ func TestConnectionsAreLookedAt(t *testing.T) {
 		method string
 		unused time.Duration
 		odd    bool
+		bare   bool
 		looked bool
 	}{
-		"just used":            {"GET", trust / 2, false, false},
-		"unused for a while":   {"GET", trust, false, true},
-		"not to be sent twice": {"POST", 0, false, true},
-		"an odd instance":      {"GET", 0, true, true},
+		"just used":            {method: "GET", unused: trust / 2},
+		"unused for a while":   {method: "GET", unused: trust, looked: true},
+		"not to be sent twice": {method: "POST", looked: true},
+		"an odd instance":      {method: "GET", odd: true, looked: true},
+		"after no body":        {method: "GET", bare: true, looked: true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			tr := New(Options{})
 			h := &host{t: tr}
 			h.odd.Store(tt.odd)
-			c := &conn{t: tr, h: h, idleSince: time.Since(tr.born)}
+			c := &conn{t: tr, h: h, bare: tt.bare, idleSince: time.Since(tr.born)}
 			h.idle = []*conn{c}
 			time.Sleep(tt.unused)
 			e := exchange{t: tr, req: &http.Request{Method: tt.method}}

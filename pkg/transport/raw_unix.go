@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// rawIO says that connections can be read and written without waiting.
+// rawIO says that connections can be read without waiting.
 const rawIO = true
 
 // readFD reads without waiting. It returns errDry where there is nothing yet
@@ -23,23 +23,6 @@ func readFD(fd uintptr, p []byte) (int, error) {
 			return 0, err
 		case n == 0:
 			return 0, io.EOF
-		default:
-			return n, nil
-		}
-	}
-}
-
-// writeFD writes what there is room for. It returns errDry where there is
-// none.
-func writeFD(fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := syscall.Write(int(fd), p)
-		switch {
-		case err == syscall.EINTR:
-		case err == syscall.EAGAIN:
-			return 0, errDry
-		case err != nil:
-			return 0, err
 		default:
 			return n, nil
 		}

@@ -39,6 +39,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/proconsul/proconsul/pkg/cohort"
 	"github.com/proconsul/proconsul/pkg/wire"
 )
 
@@ -76,6 +77,10 @@ type Options struct {
 	// those of RoundTripInto too unless they are far away. 0: contexts are
 	// watched, and cancellation takes effect at once.
 	Sweep time.Duration
+
+	// Writes is where requests that are written as a whole meet those of other
+	// connections. Nil: each is written at once.
+	Writes *cohort.Writes
 
 	// Fallback serves requests that this transport does not. Nil: they fail
 	// with ErrUnsupported.
