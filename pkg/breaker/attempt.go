@@ -45,6 +45,14 @@ type Timed interface {
 // server's does: it is what frees the attempt's own. Where next is Timed, it is
 // used as that.
 func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.Duration) (*http.Response, error) {
+	if resp, made, err := b.plain(req, next, try); made {
+		return resp, err
+	}
+	return b.guarded(req, next, try)
+}
+
+// guarded makes an attempt that is not plain.
+func (b *Breaker) guarded(req *http.Request, next http.RoundTripper, try time.Duration) (*http.Response, error) {
 	defer b.announce()
 	if err := req.Context().Err(); err != nil {
 		b.count(canceled) // and the probe is left to a request that lives
@@ -79,9 +87,7 @@ func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.
 	a.await()
 	b.count(a.outcome)
 	if a.panicked != nil {
-		if a.panicked != http.ErrAbortHandler {
-			b.log.Error("panic in the transport", "upstream", b.name, "panic", fmt.Sprint(a.panicked), "stack", string(a.stack))
-		}
+		b.lament(a.panicked, a.stack)
 		panic(a.panicked)
 	}
 	resp, err := a.resp, a.err
@@ -238,7 +244,7 @@ func (a *attempt) roundTrip(ctx context.Context) (event error) {
 	if ctx == nil {
 		by := time.Now().Add(a.timer.try)
 		resp, err := a.timed.RoundTripBy(a.req, by)
-		a.judge(resp, err, err != nil && timedOut(err) && !time.Now().Before(by) && a.req.Context().Err() == nil, false)
+		a.judge(resp, err, a.overdue(err, by), false)
 		return a.finish(epoch, state)
 	}
 	req := a.req.WithContext(ctx)
@@ -251,6 +257,12 @@ func (a *attempt) roundTrip(ctx context.Context) (event error) {
 		a.cancel(a.err)
 	}
 	return a.finish(epoch, state)
+}
+
+// overdue reports whether an error of a transport that keeps the time is that
+// the time is over.
+func (a *attempt) overdue(err error, by time.Time) bool {
+	return err != nil && timedOut(err) && !time.Now().Before(by) && a.req.Context().Err() == nil
 }
 
 // judge turns the round trip's result into an outcome, and into what the

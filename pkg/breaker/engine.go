@@ -89,8 +89,12 @@ func (direct) do(c *circuit, a *attempt) bool {
 
 // pass makes the attempt without asking.
 func (direct) pass(c *circuit, a *attempt, start time.Time) {
-	b := a.b
-	switch a.run(context.Background()) {
+	a.b.report(c, a.run(context.Background()), start)
+}
+
+// report tells the circuit of the event that an attempt was.
+func (b *Breaker) report(c *circuit, event error, start time.Time) {
+	switch event {
 	case nil:
 		if !b.calm(start) {
 			b.tell(c, eventSuccess, start, time.Since(start))
