@@ -16,7 +16,6 @@ import (
 	"github.com/proconsul/proconsul/pkg/middleware/headers"
 	"github.com/proconsul/proconsul/pkg/middleware/ip"
 	"github.com/proconsul/proconsul/pkg/middleware/metrics"
-	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
 	"github.com/proconsul/proconsul/pkg/middleware/recovery"
 	"github.com/proconsul/proconsul/pkg/middleware/requestid"
 	"github.com/proconsul/proconsul/pkg/middleware/secureheaders"
@@ -145,8 +144,7 @@ func steps() []step {
 			if len(b.limits) == 0 {
 				return nil, nil
 			}
-			return ratelimit.New(b.route.Name, b.limits, b.deps.Limiter,
-				ratelimit.Account{Decision: b.deps.Metrics.RateLimitDecision, Delay: b.deps.Metrics.RateLimitDelay})
+			return b.deps.guards.New(b.route.Name, b.limits)
 		}, explainRateLimit},
 		// Inside auth and the limits: nobody unknown makes the gateway work on
 		// a body.

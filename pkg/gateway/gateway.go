@@ -18,6 +18,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/limiter"
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
+	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
 	"github.com/proconsul/proconsul/pkg/proxy"
 	"github.com/proconsul/proconsul/pkg/tracing"
 )
@@ -34,11 +35,14 @@ type Deps struct {
 
 	// Upstream returns the upstream of that name.
 	Upstream func(name string) (*proxy.Upstream, error)
+
+	guards *ratelimit.Guards // Build's
 }
 
 // Build compiles every route of cfg, or returns every fault that keeps it from
 // doing so. It changes nothing that is live.
 func Build(cfg *config.Config, d Deps) (*Table, error) {
+	d.guards = ratelimit.NewGuards(d.Limiter, ratelimit.Account{Decision: d.Metrics.RateLimitDecision, Delay: d.Metrics.RateLimitDelay})
 	var routes []*Route
 	var faults []error
 	for i := range cfg.Routes {

@@ -16,6 +16,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
+	"github.com/proconsul/proconsul/pkg/middleware/ratelimit"
 	"github.com/proconsul/proconsul/pkg/parts"
 )
 
@@ -45,7 +46,7 @@ func aroundNothing(tb testing.TB, name string) func() {
 	in := buildInput{
 		route:  &config.Route{Name: "orders", Upstream: config.RouteUpstream{Service: "orders"}},
 		limits: []config.NamedLimit{{RateLimit: limit}},
-		deps:   Deps{Log: log, AccessLog: lines, Metrics: metrics.New(metrics.Options{}), Limiter: lim},
+		deps:   Deps{Log: log, AccessLog: lines, Metrics: metrics.New(metrics.Options{}), guards: ratelimit.NewGuards(lim, ratelimit.Account{})},
 	}
 	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) })
 	for _, s := range steps() {

@@ -168,6 +168,10 @@ func (l *Limiter) deny(e *entry, p *Policy, key string) {
 
 // decide decides at once.
 func (l *Limiter) decide(ctx context.Context, e *entry, p *Policy, c int64, d *Decision) {
+	if l.store == nil { // neither leases nor what it has refused
+		l.takeSlow(ctx, e, p, c, d)
+		return
+	}
 	now := l.mono()
 	if no := e.refused(p, c, now); no != nil {
 		e.denies.Add(c)

@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -57,36 +58,77 @@ type Account struct {
 	Delay    func(time.Duration)           // each wait that ended well
 }
 
-// New returns the middleware for a route's requests, which are under limits. A
-// limit's name is its policy's: replicas with the same name and windows share
-// counts, and so does a limit before and after a reload that changes its counts.
-func New(routeName string, limits []config.NamedLimit, lim *limiter.Limiter, account Account) (middleware.Middleware, error) {
-	if lim == nil {
-		return nil, errors.New("a rate limit needs a limiter")
-	}
-	rules, err := compile(routeName, limits)
-	if err != nil {
-		return nil, err
-	}
+// Guards makes the middlewares of the routes of one configuration. Routes that
+// are under one limit of their upstream or of the gateway share all there is of
+// it, so that it is in the processor's cache whichever of them is asked for.
+// It is safe for concurrent use. Make one with NewGuards.
+type Guards struct {
+	lim     *limiter.Limiter // nil: there are no limits
+	account Account
+	charges sync.Pool // of *charge: large, and on every connection's stack it would be
+
+	mu     sync.Mutex
+	shared map[string]*rule // by name
+}
+
+// NewGuards returns what makes middlewares that take their tokens from lim.
+func NewGuards(lim *limiter.Limiter, account Account) *Guards {
 	if account.Decision == nil {
 		account.Decision = func(string, string) {}
 	}
 	if account.Delay == nil {
 		account.Delay = func(time.Duration) {}
 	}
-	g := &guard{rules: rules, lim: lim, account: account}
-	g.charges.New = func() any { return new(charge) }
+	gs := &Guards{lim: lim, account: account, shared: map[string]*rule{}}
+	gs.charges.New = func() any { return new(charge) }
+	return gs
+}
+
+// New returns the middleware for a route's requests, which are under limits. A
+// limit's name is its policy's: replicas with the same name and windows share
+// counts, and so does a limit before and after a reload that changes its counts.
+func (gs *Guards) New(routeName string, limits []config.NamedLimit) (middleware.Middleware, error) {
+	if gs.lim == nil {
+		return nil, errors.New("a rate limit needs a limiter")
+	}
+	if len(limits) > limiter.MaxDemands {
+		return nil, tooMany(limits)
+	}
+	g := &guard{Guards: gs}
+	for _, l := range limits {
+		u, err := gs.rule(routeName, l)
+		if err != nil {
+			return nil, err
+		}
+		g.rules = append(g.rules, u)
+	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(next, w, r) })
 	}, nil
 }
 
+// rule returns a limit's rule, which is another route's too unless the limit is
+// the route's own or counts by the route.
+func (gs *Guards) rule(routeName string, l config.NamedLimit) (*rule, error) {
+	if l.Name == routeName || slices.Contains(config.SplitBy(l.By), "route") {
+		return compileOne(routeName, l)
+	}
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	if u := gs.shared[l.Name]; u != nil {
+		return u, nil
+	}
+	u, err := compileOne(routeName, l)
+	if err == nil {
+		gs.shared[l.Name] = u
+	}
+	return u, err
+}
+
 // guard is what stands in front of a route.
 type guard struct {
-	rules   []*rule
-	lim     *limiter.Limiter
-	account Account
-	charges sync.Pool // of *charge: large, and on every connection's stack it would be
+	*Guards
+	rules []*rule
 }
 
 func (g *guard) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
@@ -278,15 +320,12 @@ func (u *rule) tier(ex *middleware.Exchange) tier {
 // compile returns the rules that limits describe.
 func compile(routeName string, limits []config.NamedLimit) ([]*rule, error) {
 	if len(limits) > limiter.MaxDemands {
-		return nil, fmt.Errorf("%d limits for one request, and %d are the most", len(limits), limiter.MaxDemands)
+		return nil, tooMany(limits)
 	}
 	var rules []*rule
 	for _, l := range limits {
 		u, err := compileOne(routeName, l)
 		if err != nil {
-			if l.Name != routeName {
-				err = fmt.Errorf("limit %s: %w", l.Name, err)
-			}
 			return nil, err
 		}
 		rules = append(rules, u)
@@ -294,7 +333,16 @@ func compile(routeName string, limits []config.NamedLimit) ([]*rule, error) {
 	return rules, nil
 }
 
-func compileOne(routeName string, l config.NamedLimit) (*rule, error) {
+func tooMany(limits []config.NamedLimit) error {
+	return fmt.Errorf("%d limits for one request, and %d are the most", len(limits), limiter.MaxDemands)
+}
+
+func compileOne(routeName string, l config.NamedLimit) (u *rule, err error) {
+	defer func() {
+		if err != nil && l.Name != routeName {
+			err = fmt.Errorf("limit %s: %w", l.Name, err)
+		}
+	}()
 	identify, err := by(l.RateLimit, routeName)
 	if err != nil {
 		return nil, err
@@ -311,7 +359,7 @@ func compileOne(routeName string, l config.NamedLimit) (*rule, error) {
 	if l.Over == "delay" {
 		settings.MaxDelay, settings.MaxQueue = l.MaxDelay, l.MaxQueue
 	}
-	u := &rule{name: l.Name, by: l.By, tiers: map[string]tier{}, identify: identify}
+	u = &rule{name: l.Name, by: l.By, tiers: map[string]tier{}, identify: identify}
 	if u.cost, u.late, err = costOf(l.Cost); err != nil {
 		return nil, err
 	}

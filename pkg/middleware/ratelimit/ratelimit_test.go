@@ -41,7 +41,7 @@ func perMinute(count int) config.RateLimit {
 
 // alone returns the middleware of a route that is under its own limit only.
 func alone(route string, l config.RateLimit, lim *limiter.Limiter, told func(policy, decision string)) (middleware.Middleware, error) {
-	return ratelimit.New(route, []config.NamedLimit{{Name: route, RateLimit: l}}, lim, ratelimit.Account{Decision: told})
+	return ratelimit.NewGuards(lim, ratelimit.Account{Decision: told}).New(route, []config.NamedLimit{{Name: route, RateLimit: l}})
 }
 
 // visitor is a client of the middleware under test.

@@ -30,9 +30,9 @@ func TestLimitsOfSeveralScopes(t *testing.T) {
 	global.Headers = "ietf"
 	upstream := config.NamedLimit{Name: "@upstream/orders", RateLimit: hour("route", 5)}
 	told := map[string]int{}
+	guards := ratelimit.NewGuards(lim, ratelimit.Account{Decision: func(policy, decision string) { told[policy+" "+decision]++ }})
 	build := func(route string, count int) middleware.Middleware {
-		mw, err := ratelimit.New(route, []config.NamedLimit{{Name: route, RateLimit: hour("client_ip", count)}, upstream, global}, lim,
-			ratelimit.Account{Decision: func(policy, decision string) { told[policy+" "+decision]++ }})
+		mw, err := guards.New(route, []config.NamedLimit{{Name: route, RateLimit: hour("client_ip", count)}, upstream, global})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +73,7 @@ func TestLimitsOfSeveralScopes(t *testing.T) {
 	// A client is told of all of them, each by its name.
 	mw := build("three", 7)
 	lim2 := own(t)
-	mw, err := ratelimit.New("three", []config.NamedLimit{{Name: "three", RateLimit: hour("client_ip", 7)}, upstream, global}, lim2, ratelimit.Account{})
+	mw, err := ratelimit.NewGuards(lim2, ratelimit.Account{}).New("three", []config.NamedLimit{{Name: "three", RateLimit: hour("client_ip", 7)}, upstream, global})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,10 +234,10 @@ func TestOverDelay(t *testing.T) {
 		limit := config.RateLimit{By: "client_ip", Limits: []config.Limit{{Count: 2, Window: time.Second}}, Algorithm: "token_bucket",
 			Over: "delay", MaxDelay: 10 * time.Second, MaxQueue: 5}
 		lim := own(t)
-		mw, err := ratelimit.New("orders", []config.NamedLimit{{Name: "orders", RateLimit: limit}}, lim, ratelimit.Account{
+		mw, err := ratelimit.NewGuards(lim, ratelimit.Account{
 			Decision: func(_, decision string) { mu.Lock(); told[decision]++; mu.Unlock() },
 			Delay:    func(d time.Duration) { mu.Lock(); waits = append(waits, d); mu.Unlock() },
-		})
+		}).New("orders", []config.NamedLimit{{Name: "orders", RateLimit: limit}})
 		if err != nil {
 			t.Fatal(err)
 		}
