@@ -104,6 +104,9 @@ func (s State) String() string {
 // ID returns the instance's id.
 func (m *Member) ID() string { return m.id }
 
+// Address returns where the instance is dialled, as the last snapshot has it.
+func (m *Member) Address() string { return m.instance.Load().Address }
+
 // Instance returns the instance as the last snapshot has it.
 func (m *Member) Instance() discovery.Instance { return *m.instance.Load() }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,9 +15,10 @@ import (
 type requestContext struct {
 	c *conn
 
+	ended atomic.Bool // it is canceled
+
 	mu    sync.Mutex
 	done  chan struct{} // nil: nobody has asked for it
-	err   error
 	after []*afterFunc
 }
 
@@ -33,7 +35,7 @@ func (x *requestContext) Done() <-chan struct{} {
 	defer x.mu.Unlock()
 	if x.done == nil {
 		x.done = make(chan struct{})
-		if x.err != nil {
+		if x.ended.Load() {
 			close(x.done)
 		}
 	}
@@ -42,9 +44,10 @@ func (x *requestContext) Done() <-chan struct{} {
 
 // Err implements context.Context.
 func (x *requestContext) Err() error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.err
+	if x.ended.Load() {
+		return context.Canceled
+	}
+	return nil
 }
 
 // Value implements context.Context. It knows what net/http's server does.
@@ -65,7 +68,7 @@ func (x *requestContext) Value(key any) any {
 func (x *requestContext) AfterFunc(run func()) (stop func() bool) {
 	f := &afterFunc{run}
 	x.mu.Lock()
-	if x.err != nil {
+	if x.ended.Load() {
 		x.mu.Unlock()
 		go run() // the caller may hold what it takes
 		return func() bool { return false }
@@ -90,11 +93,10 @@ func (x *requestContext) AfterFunc(run func()) (stop func() bool) {
 // cancel ends the context. Only the first call counts.
 func (x *requestContext) cancel() {
 	x.mu.Lock()
-	if x.err != nil {
+	if x.ended.Swap(true) {
 		x.mu.Unlock()
 		return
 	}
-	x.err = context.Canceled
 	if x.done != nil {
 		close(x.done)
 	}

@@ -123,7 +123,7 @@ func (f *flight) deliver(resp *http.Response) error {
 		f.leave(adaptive.Irrelevant) // failures come fast
 	}
 	if f.x != nil && f.x.FirstByte == 0 {
-		f.x.FirstByte = max(time.Since(f.x.Start), 1)
+		f.x.FirstByte = max(f.began.Add(f.latency).Sub(f.x.Start), 1)
 	}
 	err := f.relay(resp)
 	result := balancer.Success
@@ -188,6 +188,15 @@ func (f *flight) relay(resp *http.Response) error {
 		f.writeHeader(resp, -1, nil)
 		return nil
 	}
+	if b, ok := resp.Body.(interface{ All() []byte }); ok {
+		if all := b.All(); int64(len(all)) == resp.ContentLength && !eventStream(resp.Header) {
+			f.writeHeader(resp, resp.ContentLength, nil)
+			if _, err := f.w.Write(all); err != nil {
+				return &clientError{err}
+			}
+			return nil
+		}
+	}
 	c := f.up.relays.Get().(*relay)
 	c.f, c.resp, c.n, c.err, c.panic, c.ran, c.armed, c.state = f, resp, 0, nil, nil, false, false, relayHolding
 	c.trailer = trailerNames(resp.Trailer, resp.Header)
@@ -223,10 +232,8 @@ func (c *relay) run() error {
 	if n := c.resp.ContentLength; n > 0 && n <= int64(len(c.buf)) {
 		wait = holdKnown
 	}
-	if b, ok := c.resp.Body.(interface{ Buffered() int }); !ok || int64(b.Buffered()) != c.resp.ContentLength || wait == holdUnknown {
-		c.armed = true
-		c.timer.Reset(wait) // from here on fire may use everything but Body and Trailer of resp
-	} // else it is all there: nothing has to be waited for
+	c.armed = true
+	c.timer.Reset(wait) // from here on fire may use everything but Body and Trailer of resp
 	if more, err := c.hold(); err != nil || !more {
 		return err
 	}

@@ -266,9 +266,10 @@ func (f *flight) run() {
 // attempt sends the request to one instance and returns its answer, of which
 // only the header has been read.
 func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
-	f.began = time.Now()
-	in := member.Instance()
-	f.instance, f.address = in.ID, in.Address
+	if f.began = f.start; f.number > 0 {
+		f.began = time.Now()
+	}
+	f.instance, f.address = member.ID(), member.Address()
 	try := f.s.Response
 	if f.total > 0 {
 		left := f.total - f.began.Sub(f.start)
@@ -282,7 +283,7 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 	if f.number > 0 {
 		f.header = f.deadline.told(f.header, f.began)
 	}
-	out, next := f.next(in.Address)
+	out, next := f.next(f.address)
 	f.duplex()
 	f.interim.begin()
 	if f.deadline.cancel != nil {

@@ -94,15 +94,19 @@ func (b *body) Close() error {
 	return nil
 }
 
-// Buffered returns how much of the body is there to be read without waiting.
-// Where that is all, the next Read that has room for it returns io.EOF too.
-func (b *body) Buffered() int {
+// All returns the whole of a body that is all there and of which nothing was
+// read, else nil. It is good until Close, which does not cost the connection.
+func (b *body) All() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.c == nil || b.kind != bodyLength {
-		return 0
+		return nil
 	}
-	return int(min(int64(b.c.w-b.c.r), b.chunks.Left))
+	all := b.c.buf[b.c.r:b.c.w]
+	if int64(len(all)) < b.chunks.Left {
+		return nil
+	}
+	return all[:b.chunks.Left]
 }
 
 // drain skips what is buffered and returns io.EOF if that is the rest.

@@ -115,8 +115,8 @@ const struck = -1
 // them.
 const sweepable = 20
 
-// begin prepares the connection for a request.
-func (c *conn) begin(ctx context.Context, by time.Time) {
+// begin prepares the connection for a request at that time since t.born.
+func (c *conn) begin(ctx context.Context, by time.Time, now time.Duration) {
 	c.pooled = c.t.readBuffers.Get().(*[readBufferSize]byte)
 	c.buf, c.r, c.w = c.pooled[:], 0, 0
 	c.upload, c.clean = nil, false
@@ -142,7 +142,7 @@ func (c *conn) begin(ctx context.Context, by time.Time) {
 	}
 	switch {
 	case by.IsZero() || ok && d.Before(by):
-	case time.Until(by) < sweepable*c.t.o.Sweep:
+	case by.Sub(c.t.born)-now < sweepable*c.t.o.Sweep:
 		c.bind(by)
 	default:
 		c.by.Store(int64(by.Sub(c.t.born)))

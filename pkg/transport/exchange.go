@@ -21,8 +21,9 @@ type exchange struct {
 	req   *http.Request
 	ctx   context.Context
 	trace *httptrace.ClientTrace
-	m     *Memory   // nil: the answer has its own
-	by    time.Time // zero: the header may take its time
+	m     *Memory       // nil: the answer has its own
+	by    time.Time     // zero: the header may take its time
+	now   time.Duration // since t.born, when the connection was asked for
 
 	body   io.ReadCloser // nil: none
 	length int64         // of the body; -1: not known
@@ -76,7 +77,7 @@ func (e *exchange) run(c *conn) (*http.Response, error) {
 		}
 		e.trace.GotConn(info)
 	}
-	c.begin(e.ctx, e.by)
+	c.begin(e.ctx, e.by, e.now)
 	resp, err := e.talk(c)
 	if err == nil {
 		return resp, nil

@@ -82,8 +82,8 @@ func TestBodyAfterTheHeadersTime(t *testing.T) {
 					}
 					break
 				}
-				if n := resp.Body.(interface{ Buffered() int }).Buffered(); n != 0 {
-					t.Errorf("%d bytes are said to be there", n)
+				if all := resp.Body.(interface{ All() []byte }).All(); all != nil {
+					t.Errorf("%q is said to be all", all)
 				}
 				time.AfterFunc(time.Until(by)+50*time.Millisecond, func() { close(over) })
 				if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil {
@@ -243,5 +243,32 @@ func TestRequestThatDoesNotFit(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A body that is all there is had at once, and its connection serves again.
+func TestAllOfABody(t *testing.T) {
+	s := answers(t, ok("all of it"))
+	tr := client(t, transport.Options{})
+	var m transport.Memory
+	for range 3 {
+		resp, err := tr.RoundTripInto(request(t, "GET", s.url, nil), &m, time.Now().Add(time.Minute))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := resp.Body.(interface {
+			io.ReadCloser
+			All() []byte
+		})
+		if got := body.All(); string(got) != "all of it" {
+			t.Errorf("got %q", got)
+		}
+		if err := body.Close(); err != nil || body.All() != nil {
+			t.Errorf("after Close: %v, %q", err, body.All())
+		}
+		m.Clear()
+	}
+	if s.accepted() != 1 {
+		t.Errorf("%d connections, want one", s.accepted())
 	}
 }

@@ -37,13 +37,14 @@ type host struct {
 // fresh one is asked for, or a new one.
 func (e *exchange) connection(addr string, secure, fresh bool) (*conn, error) {
 	t, ctx := e.t, e.ctx
+	e.now = time.Since(t.born)
 	h := t.enter(addr, secure)
 	if secure && h.http2.Load() {
 		h.leave()
 		return nil, errHTTP2
 	}
 	if !fresh {
-		if c := h.take(e.body == nil && e.idempotent()); c != nil {
+		if c := h.take(e.body == nil && e.idempotent(), e.now); c != nil {
 			t.counters.reused.Add(1)
 			t.counters.active.Add(1)
 			c.reused = true
@@ -63,6 +64,7 @@ func (e *exchange) connection(addr string, secure, fresh bool) (*conn, error) {
 		return nil, err
 	}
 	t.counters.active.Add(1)
+	e.now = time.Since(t.born)
 	return c, nil
 }
 
@@ -103,8 +105,8 @@ func (t *Transport) enter(addr string, secure bool) *host {
 const trust = time.Millisecond
 
 // take returns the connection that was used last, or nil. again says that the
-// request can be sent again.
-func (h *host) take(again bool) *conn {
+// request can be sent again; now is since t.born.
+func (h *host) take(again bool, now time.Duration) *conn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := len(h.idle)
@@ -112,7 +114,7 @@ func (h *host) take(again bool) *conn {
 		return nil
 	}
 	c := h.idle[n-1]
-	c.trusted = again && !c.bare && !h.odd.Load() && time.Since(h.t.born)-c.idleSince < trust
+	c.trusted = again && !c.bare && !h.odd.Load() && now-c.idleSince < trust
 	h.idle[n-1] = nil
 	h.idle = h.idle[:n-1]
 	h.t.counters.idle.Add(-1)

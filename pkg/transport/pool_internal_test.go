@@ -35,7 +35,7 @@ func TestConnectionsAreLookedAt(t *testing.T) {
 			h.idle = []*conn{c}
 			time.Sleep(tt.unused)
 			e := exchange{t: tr, req: &http.Request{Method: tt.method}}
-			if got := h.take(e.idempotent()); got != c || c.trusted == tt.looked {
+			if got := h.take(e.idempotent(), time.Since(tr.born)); got != c || c.trusted == tt.looked {
 				t.Errorf("%s: trusted is %v", name, c.trusted)
 			}
 		})
