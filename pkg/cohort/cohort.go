@@ -20,6 +20,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"github.com/proconsul/proconsul/pkg/rawio"
 )
 
 const (
@@ -166,7 +168,10 @@ func (w *Write) run() {
 
 // write is what RawConn.Write calls. It never has it wait.
 func (w *Write) write(fd uintptr) bool {
-	n, err := writeFD(fd, w.rest)
+	n, err := rawio.Write(fd, w.rest)
+	if err == rawio.ErrDry {
+		err = nil // the rest is left
+	}
 	w.rest, w.err = w.rest[n:], err
 	return true
 }

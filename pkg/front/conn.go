@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/cohort"
+	"github.com/proconsul/proconsul/pkg/rawio"
 )
 
 const (
@@ -158,7 +159,7 @@ func (c *conn) serve() {
 			return
 		}
 	}
-	if sc, ok := c.below.(syscall.Conn); ok && rawIO {
+	if sc, ok := c.below.(syscall.Conn); ok && rawio.Possible {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
 			c.last.Init(raw, c.wrote)
@@ -332,12 +333,12 @@ func (c *conn) ready(fd uintptr) bool {
 		}
 		c.room()
 		want := len(c.buf) - c.w
-		n, err := readFD(fd, c.buf[c.w:])
+		n, err := rawio.Read(fd, c.buf[c.w:])
 		switch {
-		case err == errDry && c.final && c.r == c.w:
+		case err == rawio.ErrDry && c.final && c.r == c.w:
 			c.verdict, c.err = ended, err
 			return true
-		case err == errDry:
+		case err == rawio.ErrDry:
 			c.drained, c.dry = true, true
 			continue
 		case err != nil:
@@ -578,7 +579,7 @@ func (c *conn) cut() {
 		return
 	}
 	nc := c.carrier()
-	if sc, ok := nc.(syscall.Conn); ok && rawIO {
+	if sc, ok := nc.(syscall.Conn); ok && rawio.Possible {
 		if raw, err := sc.SyscallConn(); err == nil {
 			_ = raw.Control(shutFD) // fails where the connection has ended
 			return

@@ -5,14 +5,10 @@ package front
 import (
 	"errors"
 	"net"
+
+	"github.com/proconsul/proconsul/pkg/rawio"
 )
 
-// rawIO says that connections cannot be read without waiting here.
-const rawIO = false
-
-var errDry = errors.New("nothing to read")
-
-func readFD(uintptr, []byte) (int, error) { return 0, errDry }
-func peekFD(uintptr) error                { return errDry }
-func shutFD(uintptr)                      {}
-func dupFD(uintptr) (net.Conn, error)     { return nil, errors.ErrUnsupported }
+func peekFD(uintptr) error            { return rawio.ErrDry }
+func shutFD(uintptr)                  {}
+func dupFD(uintptr) (net.Conn, error) { return nil, errors.ErrUnsupported }

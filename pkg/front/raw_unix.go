@@ -3,36 +3,13 @@
 package front
 
 import (
-	"errors"
 	"io"
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/proconsul/proconsul/pkg/rawio"
 )
-
-// rawIO says that connections can be read without waiting.
-const rawIO = true
-
-var errDry = errors.New("nothing to read")
-
-// readFD reads without waiting. It returns errDry where there is nothing yet
-// and io.EOF at the end.
-func readFD(fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := syscall.Read(int(fd), p)
-		switch {
-		case err == syscall.EINTR:
-		case err == syscall.EAGAIN:
-			return 0, errDry
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, io.EOF
-		default:
-			return n, nil
-		}
-	}
-}
 
 // peekFD looks at what comes next without taking it.
 func peekFD(fd uintptr) error {
@@ -42,7 +19,7 @@ func peekFD(fd uintptr) error {
 		switch {
 		case err == syscall.EINTR:
 		case err == syscall.EAGAIN:
-			return errDry
+			return rawio.ErrDry
 		case err != nil:
 			return err
 		case n == 0:

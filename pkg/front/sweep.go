@@ -1,6 +1,10 @@
 package front
 
-import "time"
+import (
+	"time"
+
+	"github.com/proconsul/proconsul/pkg/rawio"
+)
 
 // The sweeper looks at connections on which nothing has changed between two of
 // its rounds. If a request is under way, has its client left? If none is, is
@@ -105,7 +109,7 @@ func (c *conn) gone(all bool) (gone bool) {
 			gone = true
 		default:
 			err := peekFD(fd)
-			gone = err != nil && err != errDry
+			gone = err != nil && err != rawio.ErrDry
 		}
 	})
 	return gone || err != nil

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/cohort"
+	"github.com/proconsul/proconsul/pkg/rawio"
 )
 
 const (
@@ -95,7 +96,7 @@ const (
 func newConn(h *host, nc net.Conn, epoch uint32) *conn {
 	c := &conn{t: h.t, h: h, nc: nc, below: nc, epoch: epoch, mode: modeRead}
 	c.onReady, c.cancel = c.ready, c.cut
-	if s, ok := nc.(syscall.Conn); ok && rawIO {
+	if s, ok := nc.(syscall.Conn); ok && rawio.Possible {
 		if raw, err := s.SyscallConn(); err == nil {
 			c.raw = raw
 			c.write.Init(raw, c.wrote)
@@ -284,13 +285,13 @@ func (c *conn) alive() bool {
 		c.mode = modeProbe
 		_, err := c.nc.Read(b[:])
 		c.mode = modeRead
-		return err == errDry
+		return err == rawio.ErrDry
 	}
 	c.mode = modeProbe
 	if err := c.raw.Read(c.onReady); err != nil {
 		return false
 	}
-	return c.err == errDry
+	return c.err == rawio.ErrDry
 }
 
 // send writes a request that is all in p and waits for the answer's first
@@ -376,16 +377,16 @@ func (c *conn) ready(fd uintptr) bool {
 	switch c.mode {
 	case modeProbe, modeCheck:
 		var b [1]byte
-		n, err := readFD(fd, b[:])
+		n, err := rawio.Read(fd, b[:])
 		if n > 0 {
 			c.h.odd.Store(true)
 		}
-		if err != errDry {
+		if err != rawio.ErrDry {
 			c.err = errStale
 			return true
 		}
 		if c.mode == modeProbe {
-			c.err = errDry
+			c.err = rawio.ErrDry
 			return true
 		}
 		c.mode = modeWrite
@@ -397,8 +398,8 @@ func (c *conn) ready(fd uintptr) bool {
 		c.t.o.Writes.Do(&c.write, c.out)
 		return false
 	}
-	n, err := readFD(fd, c.buf[c.w:])
-	if err == errDry {
+	n, err := rawio.Read(fd, c.buf[c.w:])
+	if err == rawio.ErrDry {
 		return false
 	}
 	c.n, c.err = n, err
@@ -458,7 +459,7 @@ func (d *dryConn) Read(p []byte) (int, error) {
 	}
 	n, err := 0, error(nil)
 	if rerr := d.c.raw.Read(func(fd uintptr) bool {
-		n, err = readFD(fd, p)
+		n, err = rawio.Read(fd, p)
 		return true
 	}); rerr != nil {
 		return 0, rerr

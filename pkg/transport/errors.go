@@ -13,7 +13,6 @@ var ErrUnsupported = errors.New("the request needs a transport that is not confi
 var (
 	errHTTP2 = errors.New("the instance speaks HTTP/2")
 	errStale = errors.New("the connection was closed while it was idle")
-	errDry   = dryError{}
 )
 
 // ProtocolError is an answer that is not HTTP/1.1 beyond doubt. The connection
@@ -97,11 +96,3 @@ func (e *UploadError) Error() string { return "read the request body: " + e.Err.
 
 // Unwrap returns what reading failed with.
 func (e *UploadError) Unwrap() error { return e.Err }
-
-// dryError is what reading without waiting fails with where there is nothing
-// to read. Being temporary it does not spoil a tls.Conn.
-type dryError struct{}
-
-func (dryError) Error() string   { return "nothing to read" }
-func (dryError) Timeout() bool   { return true }
-func (dryError) Temporary() bool { return true }
