@@ -259,7 +259,7 @@ func (us *upstreams) find(name string) *upstream {
 func (us *upstreams) onAttempt(a proxy.Attempt) {
 	us.metrics.Attempt(metrics.Attempt{
 		Upstream: a.Upstream, Route: a.Route, Number: a.Number, Status: a.Status,
-		Failure: a.Failure, Duration: a.Duration, Retried: a.Retried, Budget: a.Budget, Broken: a.Broken,
+		Failure: a.Failure, Ended: a.Ended, Duration: a.Duration, Retried: a.Retried, Budget: a.Budget, Broken: a.Broken,
 	})
 }
 

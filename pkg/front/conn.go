@@ -471,7 +471,7 @@ func (c *conn) park() bool {
 	if !c.served {
 		return true // the deadline of its first request is set
 	}
-	now := time.Now()
+	now := c.born.Add(time.Since(c.born)) // one clock, where time.Now looks at two
 	switch {
 	case !c.graced:
 		c.parked = now

@@ -71,7 +71,8 @@ type requestKey struct{ method, status int }
 // Request is one finished request, for Route.End.
 type Request struct {
 	Method   string
-	Status   int // as the client saw it; 499 where it left before
+	Status   int       // as the client saw it; 499 where it left before
+	Ended    time.Time // zero: now
 	Duration time.Duration
 	BytesIn  int64
 	BytesOut int64
@@ -176,9 +177,11 @@ func (r *Route) End(q Request) {
 			a.local[i].count.Add(1)
 		}
 	}
-	now := time.Now()
-	a.window.add(now, q.Duration, q.Status)
-	r.m.total.add(now, q.Duration, q.Status)
+	if q.Ended.IsZero() {
+		q.Ended = time.Now()
+	}
+	a.window.add(q.Ended, q.Duration, q.Status)
+	r.m.total.add(q.Ended, q.Duration, q.Status)
 }
 
 // observe records a value, with the trace that it is an example of.

@@ -25,6 +25,7 @@ type Attempt struct {
 	Number   int           // 0 is the first
 	Status   int           // 0 where no answer came
 	Failure  string        // refused, dial_timeout, ttfb_timeout, reset, tls, canceled, protocol; empty: none
+	Ended    time.Time     // when the header or the failure came; zero: now
 	Duration time.Duration // until the header or the failure
 	Retried  bool          // another try follows
 	Budget   bool          // another try would follow, had the retry budget not been used up
@@ -121,7 +122,10 @@ func (u *Upstream) attempt(a Attempt) {
 	if h := u.histogram(class); h != nil {
 		h.Observe(a.Duration.Seconds())
 	}
-	u.window.add(time.Now(), a.Duration, a.Status)
+	if a.Ended.IsZero() {
+		a.Ended = time.Now()
+	}
+	u.window.add(a.Ended, a.Duration, a.Status)
 }
 
 func failureIndex(reason string) int {

@@ -98,6 +98,7 @@ type Exchange struct {
 	Followed bool   // tries are to have their Detail
 
 	tries [2]Attempt // what Attempts begins in; more tries than these are rare
+	id    [1]string
 	used  Releaser
 }
 
@@ -144,6 +145,15 @@ func (e *Exchange) End() {
 		}
 	}
 	e.w, e.used = nil, nil
+}
+
+// Now returns the time. It looks at one clock where time.Now looks at two.
+func (e *Exchange) Now() time.Time { return e.Start.Add(time.Since(e.Start)) }
+
+// SetRequestID sets RequestID, and returns it as the value of a field.
+func (e *Exchange) SetRequestID(id string) []string {
+	e.RequestID, e.id[0] = id, id
+	return e.id[:]
 }
 
 // Of returns the exchange that w wraps or is. It returns nil where there is

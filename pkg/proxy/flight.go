@@ -487,7 +487,7 @@ func (f *flight) report(status int, word, reason string, retried, noBudget bool)
 	if f.up.options.OnAttempt != nil {
 		f.up.options.OnAttempt(Attempt{
 			Upstream: f.up.name, Route: f.h.o.Name, Instance: f.instance, Number: f.number, Status: status,
-			Failure: word, Duration: f.latency, Retried: retried, Budget: noBudget,
+			Failure: word, Ended: f.began.Add(f.latency), Duration: f.latency, Retried: retried, Budget: noBudget,
 		})
 	}
 }

@@ -69,7 +69,8 @@ type Attempt struct {
 	Number   int           // 0 is the first
 	Status   int           // 0 where no answer came
 	Failure  string        // refused, dial_timeout, ttfb_timeout, reset, tls, canceled, protocol; empty: none
-	Duration time.Duration // until the header or the error
+	Ended    time.Time     // when the header or the error came
+	Duration time.Duration // until then
 	Retried  bool          // another try follows
 	Budget   bool          // another try would follow, had the retry budget not been used up
 	Broken   bool          // a try that was told of before has broken off after its header

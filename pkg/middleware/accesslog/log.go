@@ -103,7 +103,7 @@ func (l *Log) flush() (wrote bool, err error) {
 
 // write gives a request its line, if it is worth one.
 func (l *Log) write(e *entry) {
-	end := time.Now()
+	end := e.x.Now()
 	f := e.form
 	if f.Disabled || !f.wanted(e, end.Sub(e.x.Start)) {
 		return

@@ -40,6 +40,7 @@ func account(ex *middleware.Exchange, method string, returned bool) metrics.Requ
 	q := metrics.Request{
 		Method:   method,
 		Status:   ex.Told(returned),
+		Ended:    ex.Start.Add(took),
 		Duration: took,
 		BytesIn:  ex.BytesIn,
 		BytesOut: ex.Bytes,

@@ -34,10 +34,12 @@ func New() middleware.Middleware {
 					id = Make(time.Now())
 				}
 			}
+			var value []string
 			if x != nil {
-				x.RequestID = id
+				value = x.SetRequestID(id)
+			} else {
+				value = []string{id}
 			}
-			value := []string{id}
 			r.Header[problem.HeaderRequestID] = value
 			w.Header()[problem.HeaderRequestID] = value
 			next.ServeHTTP(w, r)
