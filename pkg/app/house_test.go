@@ -27,7 +27,7 @@ var floors = map[string][]string{
 	"pkg/echo":                  {"consul"},
 	"pkg/gateway":               {"pkg/adaptive", "config", "balancer", "discovery", "pkg/proxy", "pkg/breaker", "pkg/identity", "pkg/limiter", "pkg/metrics", "pkg/tracing", "pkg/problem", "pkg/middleware", "pkg/middleware/*"},
 	"pkg/adaptive":              {},
-	"pkg/proxy":                 {"pkg/adaptive", "balancer", "discovery", "pkg/breaker", "pkg/cohort", "pkg/middleware", "pkg/problem", "pkg/transport"},
+	"pkg/proxy":                 {"pkg/adaptive", "balancer", "discovery", "pkg/breaker", "pkg/cohort", "pkg/middleware", "pkg/problem", "pkg/rawio", "pkg/transport"},
 	"pkg/middleware":            {"pkg/problem"},
 	"pkg/middleware/*":          {"pkg/middleware", "config", "pkg/problem"},
 	"pkg/middleware/auth":       {"pkg/middleware", "config", "pkg/problem", "pkg/identity"},

@@ -19,6 +19,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/cohort"
 	"github.com/proconsul/proconsul/pkg/front"
 	"github.com/proconsul/proconsul/pkg/gateway"
+	"github.com/proconsul/proconsul/pkg/rawio"
 )
 
 // server is one listener and what serves it.
@@ -81,7 +82,7 @@ func newPublicServer(c config.Listen, l net.Listener, store *certs.Store, handle
 		// What net/http says of clients that misbehave is theirs, not ours.
 		ErrorLog: stdlog.New(&stdErrors{log, noTLS}, "", 0),
 	}
-	s := &server{name: c.Name, listener: l, handler: std.Handler, engine: stdEngine{std}}
+	s := &server{name: c.Name, listener: l, handler: std.Handler, engine: stdEngine{std, writes}}
 	if c.Engine == "fast" {
 		s.engine = front.New(front.Options{
 			Handler:    std.Handler,
@@ -118,14 +119,32 @@ func (e *stdErrors) Write(line []byte) (int, error) {
 }
 
 // stdEngine is net/http's server, with TLS where that is configured.
-type stdEngine struct{ *http.Server }
+type stdEngine struct {
+	*http.Server
+	writes *cohort.Writes
+}
 
 // Serve implements engine.
 func (e stdEngine) Serve(l net.Listener) error {
+	l = rawListener{l, e.writes}
 	if e.TLSConfig == nil {
 		return e.Server.Serve(l)
 	}
 	return e.ServeTLS(l, "", "")
+}
+
+// rawListener accepts connections whose reads and writes are cheap.
+type rawListener struct {
+	net.Listener
+	writes *cohort.Writes
+}
+
+func (l rawListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return rawio.Conn(c, l.writes.Yield), nil
 }
 
 // sendAway asks clients to come back on another connection once the gateway

@@ -52,9 +52,37 @@ type queue struct {
 	list  []*Write
 	spare []*Write // for the next list
 	led   bool     // somebody has undertaken to write the list
-	alone uint     // cohorts in a row that were not worthwhile
-	skip  uint     // writes that need not try
-	_     [64]byte // queues do not share a cache line
+	lists habit
+
+	passed uint64 // calls of Yield
+	passes habit
+
+	_ [64]byte // queues do not share a cache line
+}
+
+// habit is whether it has been worthwhile lately to let others come.
+type habit struct {
+	alone uint // cohorts in a row that were not worthwhile
+	skip  uint // of the next, which need not try
+}
+
+// try reports whether to try once more.
+func (h *habit) try() bool {
+	if h.skip > 0 {
+		h.skip--
+		return false
+	}
+	return true
+}
+
+// saw takes note of how many came.
+func (h *habit) saw(n int) {
+	if n >= worthwhile {
+		h.alone = 0
+		return
+	}
+	h.alone = min(h.alone+1, maxAlone)
+	h.skip = 1 << h.alone
 }
 
 // New returns what gathers writes.
@@ -119,8 +147,7 @@ func (q *queue) join(w *Write) (joined, lead bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	lead = !q.led
-	if lead && q.skip > 0 {
-		q.skip--
+	if lead && !q.lists.try() {
 		return false, false
 	}
 	w.state.Store(queued)
@@ -134,12 +161,7 @@ func (q *queue) flush() {
 	q.mu.Lock()
 	list := q.list
 	q.list, q.spare, q.led = q.spare, nil, false
-	if len(list) < worthwhile {
-		q.alone = min(q.alone+1, maxAlone)
-		q.skip = 1 << q.alone
-	} else {
-		q.alone = 0
-	}
+	q.lists.saw(len(list))
 	q.mu.Unlock()
 	for i, w := range list {
 		list[i] = nil
@@ -174,6 +196,36 @@ func (w *Write) write(fd uintptr) bool {
 	}
 	w.rest, w.err = w.rest[n:], err
 	return true
+}
+
+// Yield is for who writes himself, in a way that is not ours: it lets those come
+// as far that can run already, if that has been worthwhile lately.
+func (ws *Writes) Yield() {
+	if ws == nil {
+		return
+	}
+	q := ws.near.Get().(*queue)
+	before, try := q.pass()
+	ws.near.Put(q)
+	if try {
+		runtime.Gosched()
+		q.came(before)
+	}
+}
+
+func (q *queue) pass() (before uint64, try bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	before = q.passed
+	q.passed++
+	return before, q.passes.try()
+}
+
+// came takes note of who has passed since, the caller among them.
+func (q *queue) came(before uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.passes.saw(int(q.passed - before))
 }
 
 // Settle sees to it that the write has ended, and returns what could not be

@@ -130,6 +130,44 @@ func TestWritesAreGathered(t *testing.T) {
 	}
 }
 
+// So they do where each writes for himself.
+func TestYield(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	const many = 16
+	writes := cohort.New()
+	var due, first atomic.Int32
+	for end := time.Now().Add(patience); first.Load() != many; {
+		if time.Now().After(end) {
+			t.Fatalf("the first went on when %d of %d had come", first.Load(), many)
+		}
+		due.Store(0)
+		first.Store(0)
+		var wg sync.WaitGroup
+		for range many {
+			wg.Go(func() {
+				due.Add(1)
+				writes.Yield()
+				first.CompareAndSwap(0, due.Load())
+			})
+		}
+		wg.Wait()
+	}
+	var yields int
+	for range 2000 { // alone
+		var ran atomic.Bool
+		done := make(chan struct{})
+		go func() { ran.Store(true); close(done) }()
+		writes.Yield()
+		if ran.Load() {
+			yields++
+		}
+		<-done
+	}
+	if yields > 200 {
+		t.Errorf("others were let run in %d of 2000 calls", yields)
+	}
+}
+
 // Whoever is alone is written for by the time that Do returns, and on a quiet
 // gateway nobody else is let run before.
 func TestAloneIsNotKeptWaiting(t *testing.T) {

@@ -43,6 +43,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/cohort"
+	"github.com/proconsul/proconsul/pkg/rawio"
 )
 
 const (
@@ -252,7 +253,7 @@ func (s *Server) Serve(l net.Listener) error {
 		late++
 		s.counters.accepted.Add(1)
 		if s.o.TLS != nil {
-			nc = tls.Server(nc, s.o.TLS)
+			nc = tls.Server(rawio.Conn(nc, s.o.Writes.Yield), s.o.TLS)
 		}
 		c := newConn(s, nc)
 		if !s.register(c) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/cohort"
+	"github.com/proconsul/proconsul/pkg/rawio"
 	"github.com/proconsul/proconsul/pkg/transport"
 )
 
@@ -168,7 +169,7 @@ func newTransport(k transportKey, protocols *http.Protocols, conf *tls.Config) *
 			if err != nil {
 				return nil, &connectError{err: err}
 			}
-			return &instanceConn{Conn: c}, nil
+			return &instanceConn{Conn: rawio.Conn(c, nil)}, nil
 		},
 		MaxIdleConnsPerHost:    maxIdlePerInstance,
 		IdleConnTimeout:        k.idle,
@@ -205,7 +206,7 @@ func newTransport(k transportKey, protocols *http.Protocols, conf *tls.Config) *
 			mine = conf.Clone()
 			mine.ServerName = host
 		}
-		tc := tls.Client(&instanceConn{Conn: c}, mine)
+		tc := tls.Client(&instanceConn{Conn: rawio.Conn(c, nil)}, mine)
 		if err := tc.HandshakeContext(ctx); err != nil {
 			_ = c.Close() // the handshake's error is the one that matters
 			return nil, &connectError{err: fmt.Errorf("TLS handshake with %s: %w", addr, err), tls: isTLS(err) || !timedOut(err)}
