@@ -54,8 +54,9 @@ type queue struct {
 	led   bool     // somebody has undertaken to write the list
 	lists habit
 
-	passed uint64 // calls of Yield
-	passes habit
+	passed  int  // calls of Yield in this cohort
+	passing bool // the first of it will say how many came
+	passes  habit
 
 	_ [64]byte // queues do not share a cache line
 }
@@ -205,27 +206,35 @@ func (ws *Writes) Yield() {
 		return
 	}
 	q := ws.near.Get().(*queue)
-	before, try := q.pass()
+	joined, lead := q.pass()
 	ws.near.Put(q)
-	if try {
+	if joined {
 		runtime.Gosched()
-		q.came(before)
+	}
+	if lead {
+		q.passedBy()
 	}
 }
 
-func (q *queue) pass() (before uint64, try bool) {
+func (q *queue) pass() (joined, lead bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	before = q.passed
+	if lead = !q.passing; lead {
+		if !q.passes.try() {
+			return false, false
+		}
+		q.passing, q.passed = true, 0
+	}
 	q.passed++
-	return before, q.passes.try()
+	return true, lead
 }
 
-// came takes note of who has passed since, the caller among them.
-func (q *queue) came(before uint64) {
+// passedBy ends a cohort.
+func (q *queue) passedBy() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.passes.saw(int(q.passed - before))
+	q.passing = false
+	q.passes.saw(q.passed)
 }
 
 // Settle sees to it that the write has ended, and returns what could not be
