@@ -182,7 +182,7 @@ func (l *listener) check(ex *middleware.Exchange, r *http.Request) *problem.Erro
 	}
 	setPath(r.URL, path)
 	ex.Path = path
-	if l.maxHeaders > 0 && countFields(r.Header) > l.maxHeaders {
+	if l.maxHeaders > 0 && ex.Lines > l.maxHeaders {
 		return &problem.Error{Reason: problem.BadRequest, Status: http.StatusRequestHeaderFieldsTooLarge,
 			Detail: fmt.Sprintf("more than %d header fields", l.maxHeaders)}
 	}
@@ -210,14 +210,6 @@ func isToken(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// countFields counts lines, not names: a repeated field costs as much.
-func countFields(h http.Header) (n int) {
-	for _, values := range h {
-		n += len(values)
-	}
-	return n
 }
 
 // pacedBody gives every read of a request body a deadline of its own, so that

@@ -65,6 +65,10 @@ type Exchange struct {
 	Host      string     // canonical: lower case, no port, no trailing dot
 	Path      string     // normalised, still escaped: what matching saw
 
+	// Lines is how many lines the request's header had, without those that
+	// concern the client's connection alone.
+	Lines int
+
 	// Sanitized says that the fields by which a client could claim to be
 	// somebody else, or have others stripped, were dealt with at the front.
 	Sanitized bool

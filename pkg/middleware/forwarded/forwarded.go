@@ -41,7 +41,7 @@ func (t *Trusted) contains(a netip.Addr) bool {
 	return false
 }
 
-// Apply fills the exchange's ClientIP, Trusted, Scheme and Host from the
+// Apply fills the exchange's ClientIP, Trusted, Scheme, Host and Lines from the
 // request, and removes from the request what its sender may not say.
 //
 // The client's address is the first one from the right of all X-Forwarded-For
@@ -62,7 +62,8 @@ func (t *Trusted) Apply(ex *middleware.Exchange, r *http.Request) {
 		ex.ClientIP = canonicalAddr(peer.Addr())
 		ex.Trusted = t.contains(ex.ClientIP)
 	}
-	for name := range h {
+	for name, values := range h {
+		ex.Lines += len(values) // a repeated field costs as much
 		if !ex.Trusted && middleware.Claim(name) || middleware.Identity(name) {
 			delete(h, name)
 		}
