@@ -30,6 +30,49 @@ type body struct {
 	err     error
 }
 
+// unchunk makes one of a known length of a chunked body that is all there, as a
+// recipient may (RFC 9112, section 7.1): it costs whoever it goes to a fraction.
+// It reports whether it has; one with trailers stays as it is, and so does one
+// without data, which would pass for none.
+func (b *body) unchunk() bool {
+	c := b.x.c
+	encoded := c.buf[c.r:c.w]
+	size, end, ok := b.unframe(encoded, nil)
+	if !ok {
+		return false
+	}
+	_, _, _ = b.unframe(encoded, encoded) // no piece moves beyond where it was
+	// What follows may be the next request, so the data goes next to it.
+	c.r += end - size
+	copy(encoded[end-size:end], encoded[:size])
+	b.left = int64(size)
+	return true
+}
+
+// unframe goes through a chunked body that is all in p, and returns how long
+// its data are and where it ends. The data go to to, unless that is nil.
+func (b *body) unframe(p, to []byte) (size, end int, ok bool) {
+	var trailer http.Header
+	d := wire.Chunked{MaxTrailers: b.x.c.s.o.MaxHeader, Trailer: &trailer}
+	for {
+		n, err := d.Frame(p[end:])
+		end += n
+		switch {
+		case err != nil: // for whoever reads it to find out
+			return 0, 0, false
+		case d.Done():
+			return size, end, trailer == nil && size > 0
+		case d.Left == 0 || d.Left > int64(len(p)-end):
+			return 0, 0, false
+		}
+		left := int(d.Left)
+		if to != nil {
+			copy(to[size:], p[end:end+left])
+		}
+		size, end, d.Left = size+left, end+left, 0
+	}
+}
+
 // more reports whether anything is to come. The body must not have been given
 // to anybody.
 func (b *body) more() bool { return b.chunked || b.left > 0 }

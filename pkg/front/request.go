@@ -182,6 +182,8 @@ func (x *exchange) frame(f *framing) *Refusal {
 	r.Host = f.host
 	b.x = x
 	switch {
+	case f.chunked && !f.trailer && !f.expect && b.unchunk():
+		r.ContentLength, r.Body = b.left, b
 	case f.chunked:
 		r.ContentLength, r.TransferEncoding = -1, chunkedCoding()
 		b.chunked = true

@@ -14,11 +14,15 @@ import (
 // describe says what a handler was given.
 func describe(r *http.Request) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s %s host=%s uri=%s path=%s query=%s close=%v length=%d", r.Method, r.URL, r.Proto, r.Host, r.RequestURI, r.URL.Path, r.URL.RawQuery, r.Close, r.ContentLength)
-	if len(r.TransferEncoding) > 0 {
-		fmt.Fprint(&b, " ", r.TransferEncoding)
-	}
+	length, coding := r.ContentLength, r.TransferEncoding
 	body, err := io.ReadAll(r.Body)
+	if length > 0 && r.Header.Get("Content-Length") == "" && int64(len(body)) == length {
+		length, coding = -1, []string{"chunked"} // chunks that were all there: the length of those is known
+	}
+	fmt.Fprintf(&b, "%s %s %s host=%s uri=%s path=%s query=%s close=%v length=%d", r.Method, r.URL, r.Proto, r.Host, r.RequestURI, r.URL.Path, r.URL.RawQuery, r.Close, length)
+	if len(coding) > 0 {
+		fmt.Fprint(&b, " ", coding)
+	}
 	if err != nil {
 		body = append(body, " error"...)
 	}
@@ -37,6 +41,56 @@ func describe(r *http.Request) string {
 		fmt.Fprintf(&b, " body=%s", body)
 	}
 	return b.String()
+}
+
+// A chunked body that has come with its header is one of a known length, and
+// what follows it is the next request. One with trailers, without data or
+// without an end stays what it is.
+func TestChunksThatAreAllThere(t *testing.T) {
+	s := serve(t, front.Options{}, func(w http.ResponseWriter, r *http.Request) {
+		length, coding := r.ContentLength, r.TransferEncoding
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %d %v %s %v %v", r.URL.Path, length, coding, body, r.Trailer, err)
+	})
+	const head = "POST /a HTTP/1.1\nHost: x\nTransfer-Encoding: chunked\n"
+	for name, tt := range map[string]struct{ request, want string }{
+		"one":        {head + "\n5\nhello\n0\n\n", "/a 5 [] hello map[] <nil>"},
+		"several":    {head + "\n1\nh\n3;x=y\nell\n001\no\n000\n\n", "/a 5 [] hello map[] <nil>"},
+		"no data":    {head + "\n0\n\n", "/a -1 [chunked]  map[] <nil>"},
+		"a trailer":  {head + "\n5\nhello\n0\nX-Sum: 1\n\n", "/a -1 [chunked] hello map[X-Sum:[1]] <nil>"},
+		"announced":  {head + "Trailer: X-Sum\n\n5\nhello\n0\nX-Sum: 1\n\n", "/a -1 [chunked] hello map[X-Sum:[1]] <nil>"},
+		"asked for":  {head + "Expect: 100-continue\n\n5\nhello\n0\n\n", "/a -1 [chunked] hello map[] <nil>"},
+		"many bytes": {head + "\n400\n" + strings.Repeat("x", 1<<10) + "\n1\ny\n0\n\n", "/a 1025 [] " + strings.Repeat("x", 1<<10) + "y map[] <nil>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := dial(t, s.addr)
+			c.say(tt.request + "GET /next HTTP/1.1\nHost: x\n\n")
+			got := c.hear("POST")
+			if got.StatusCode == 100 {
+				got = c.hear("POST")
+			}
+			if got.body != tt.want {
+				t.Errorf("got  %.80s\nwant %.80s", got.body, tt.want)
+			}
+			if next := c.hear("GET"); next.body != "/next 0 []  map[] <nil>" {
+				t.Errorf("after it: %d %s", next.StatusCode, next.body)
+			}
+		})
+	}
+	lengths := make(chan int64, 1)
+	s = serve(t, front.Options{}, func(w http.ResponseWriter, r *http.Request) {
+		lengths <- r.ContentLength
+		_, _ = io.Copy(w, r.Body)
+	})
+	c := dial(t, s.addr)
+	c.say(head + "\n5\nhel")
+	if n := <-lengths; n != -1 {
+		t.Errorf("the length of a part is said to be %d", n)
+	}
+	c.say("lo\n0\n\n")
+	if got := c.hear("POST"); got.body != "hello" || got.err != nil {
+		t.Errorf("in two parts: %q, %v", got.body, got.err)
+	}
 }
 
 func TestRequestsThatAreServed(t *testing.T) {
