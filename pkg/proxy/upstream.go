@@ -84,6 +84,7 @@ type Upstream struct {
 	pool    *balancer.Pool
 	breaker *breaker.Breaker
 	options Options
+	marks   marks
 
 	settings atomic.Pointer[settings]
 	budget   budget
@@ -112,7 +113,7 @@ func NewUpstream(name string, pool *balancer.Pool, b *breaker.Breaker, s Setting
 	if o.Via == "" {
 		o.Via = "proconsul"
 	}
-	u := &Upstream{name: name, pool: pool, breaker: b, options: o}
+	u := &Upstream{name: name, pool: pool, breaker: b, options: o, marks: newMarks(o.Via)}
 	u.budget.base = time.Now()
 	u.relays.New = newRelay
 	return u, u.Configure(s)
