@@ -425,15 +425,16 @@ func (c *conn) wrote(whole bool) {
 	c.sent = nil
 }
 
-// settle sees to it that the last answer is written, and reports whether it is.
-func (c *conn) settle() bool {
+// settle sees to it that the last answer is written, and reports whether it is,
+// and whether the connection was woken for that.
+func (c *conn) settle() (woken, ok bool) {
 	if !c.owed {
-		return true
+		return false, true
 	}
 	c.owed = false
 	rest, err := c.last.Settle()
 	if !c.short {
-		return true
+		return false, true
 	}
 	c.short = false
 	c.setDeadline(c.deadline)
@@ -442,7 +443,7 @@ func (c *conn) settle() bool {
 	}
 	c.s.writes.Put(c.sent)
 	c.sent = nil
-	return err == nil
+	return true, err == nil
 }
 
 // giveBack returns the buffers.
@@ -501,8 +502,8 @@ func (c *conn) late() bool {
 	if !isTimeout(c.err) {
 		return false
 	}
-	if c.owed {
-		return c.settle() // for which it was woken, or else its time is over once more
+	if woken, ok := c.settle(); woken || !ok {
+		return ok
 	}
 	now := time.Now()
 	early := now.Before(c.deadline) // nobody is late: Shutdown has called

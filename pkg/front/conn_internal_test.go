@@ -3,6 +3,7 @@ package front
 import (
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -35,6 +36,25 @@ func accepted(t *testing.T, s *Server) (*conn, net.Conn) {
 	c.room()
 	c.sc.write = new([writeBufferSize]byte)
 	return c, client
+}
+
+// An answer that is written long since does not keep a connection whose time is
+// over.
+func TestIdleConnectionsEnd(t *testing.T) {
+	s := New(Options{Writes: cohort.New()})
+	c, client := accepted(t, s)
+	c.served = true
+	c.writeLater(append(c.sc.write[:0], "answer"...))
+	c.giveBack()
+	c.setDeadline(time.Now().Add(-time.Second))
+	c.err = os.ErrDeadlineExceeded
+	if c.late() {
+		t.Error("it is to be read once more")
+	}
+	c.end()
+	if got, err := io.ReadAll(client); string(got) != "answer" || err != nil {
+		t.Errorf("the client got %q, %v", got, err)
+	}
 }
 
 // A connection that ends while its last answer waits for others sends it first.

@@ -91,7 +91,7 @@ func (x *exchange) settled() {
 // handle serves a request and reports whether the connection may serve
 // another.
 func (c *conn) handle(x *exchange, inside bool) bool {
-	if !c.settle() {
+	if _, ok := c.settle(); !ok {
 		return false
 	}
 	x.inside = inside
