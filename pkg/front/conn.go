@@ -25,8 +25,9 @@ const (
 	// lingerTime and lingerBytes are what a client is given to read an answer
 	// to which it has not listened yet: closing a connection on which
 	// something is unread takes back what was written last.
-	lingerTime  = 500 * time.Millisecond
-	lingerBytes = 256 << 10
+	lingerTime  = 500 * time.Millisecond // without a byte from it
+	lingerTotal = 5 * time.Second
+	lingerBytes = 16 << 20
 
 	// finalWait is how long a connection without a request is read for one
 	// when the server shuts down, where it cannot be looked at without waiting.
@@ -213,10 +214,11 @@ func (c *conn) sayGoodbye() {
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(lingerTime)) // if that fails reading does
+	end := time.Now().Add(lingerTotal)
 	buf := c.s.copies.Get().(*[copyBufferSize]byte)
 	defer c.s.copies.Put(buf)
 	for n := 0; n < lingerBytes; {
+		_ = c.nc.SetReadDeadline(earlier(end, time.Now().Add(lingerTime))) // if that fails reading does
 		m, err := c.nc.Read(buf[:])
 		if err != nil {
 			return

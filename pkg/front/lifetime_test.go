@@ -669,3 +669,30 @@ func TestLastAnswersAreWritten(t *testing.T) {
 		c.ends()
 	}
 }
+
+// A client that sends all of a long upload before it reads gets the answer that
+// came early, whole: a connection that is closed while something of the upload
+// is unread takes back what was written last.
+func TestEarlyAnswerToALongUpload(t *testing.T) {
+	answer := strings.Repeat("no", 256<<10)
+	s := serve(t, front.Options{}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, answer)
+	})
+	for range 5 {
+		c := dial(t, s.addr)
+		const length = 6 << 20
+		c.say("POST / HTTP/1.1\nHost: x\nContent-Length: " + strconv.Itoa(length) + "\n\n")
+		body := make([]byte, 64<<10)
+		for n := 0; n < length; n += len(body) {
+			if _, err := c.Write(body); err != nil {
+				t.Fatalf("after %d bytes: %v", n, err)
+			}
+		}
+		if r := c.hear("POST"); r.StatusCode != http.StatusForbidden || r.body != answer || r.err != nil || !r.Close {
+			t.Errorf("%d, %d bytes, %v, close %v", r.StatusCode, len(r.body), r.err, r.Close)
+		}
+		c.Close()
+	}
+}
