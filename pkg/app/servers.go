@@ -245,12 +245,7 @@ func (c *limitedConn) Close() error {
 
 // CloseWrite ends one direction where the connection can, for tunnels that one
 // side has finished with.
-func (c *limitedConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (c *limitedConn) CloseWrite() error { return rawio.CloseWrite(c.Conn) }
 
 // Unwrapped lets the fast engine read and write without the detour.
 func (c *limitedConn) Unwrapped() net.Conn { return c.Conn }

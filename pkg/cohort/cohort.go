@@ -49,41 +49,12 @@ type Writes struct {
 // between two steps does no harm.
 type queue struct {
 	mu    sync.Mutex
-	list  []*Write
+	list  []*Write // nil: of one who writes himself
 	spare []*Write // for the next list
 	led   bool     // somebody has undertaken to write the list
-	lists habit
-
-	passed  int  // calls of Yield in this cohort
-	passing bool // the first of it will say how many came
-	passes  habit
-
-	_ [64]byte // queues do not share a cache line
-}
-
-// habit is whether it has been worthwhile lately to let others come.
-type habit struct {
-	alone uint // cohorts in a row that were not worthwhile
-	skip  uint // of the next, which need not try
-}
-
-// try reports whether to try once more.
-func (h *habit) try() bool {
-	if h.skip > 0 {
-		h.skip--
-		return false
-	}
-	return true
-}
-
-// saw takes note of how many came.
-func (h *habit) saw(n int) {
-	if n >= worthwhile {
-		h.alone = 0
-		return
-	}
-	h.alone = min(h.alone+1, maxAlone)
-	h.skip = 1 << h.alone
+	alone uint     // cohorts in a row that were not worthwhile
+	skip  uint     // of the next, which need not try
+	_     [64]byte // queues do not share a cache line
 }
 
 // New returns what gathers writes.
@@ -112,8 +83,8 @@ const (
 )
 
 // Init prepares w for the connection. ended is called after each write, by
-// whoever did it, and before Settle or Withdraw return; whole says that all was
-// written. It must not block.
+// whoever did it, and before Settle returns; whole says that all was written. It
+// must not block.
 func (w *Write) Init(conn syscall.RawConn, ended func(whole bool)) {
 	w.conn, w.ended = conn, ended
 	w.onWrite = w.write // one value: a closure for each call would be an allocation
@@ -124,14 +95,7 @@ func (w *Write) Init(conn syscall.RawConn, ended func(whole bool)) {
 // this one is, or has ended.
 func (ws *Writes) Do(w *Write, p []byte) {
 	w.rest, w.err = p, nil
-	if ws == nil {
-		w.state.Store(writing)
-		w.run()
-		return
-	}
-	q := ws.near.Get().(*queue)
-	joined, lead := q.join(w)
-	ws.near.Put(q)
+	q, joined, lead := ws.join(w)
 	switch {
 	case !joined:
 		w.state.Store(writing)
@@ -142,16 +106,41 @@ func (ws *Writes) Do(w *Write, p []byte) {
 	}
 }
 
-// join puts w into the queue, unless it is to be written at once. lead says that
-// the caller has to flush.
+// Yield is for who writes himself, in a way that is not ours: it lets those come
+// as far that can run already, if that has been worthwhile lately.
+func (ws *Writes) Yield() {
+	q, joined, lead := ws.join(nil)
+	if joined {
+		runtime.Gosched()
+	}
+	if lead {
+		q.flush()
+	}
+}
+
+// join puts w into the near queue, unless it is to be written at once. lead says
+// that the caller has to flush.
+func (ws *Writes) join(w *Write) (q *queue, joined, lead bool) {
+	if ws == nil {
+		return nil, false, false
+	}
+	q = ws.near.Get().(*queue)
+	joined, lead = q.join(w)
+	ws.near.Put(q)
+	return q, joined, lead
+}
+
 func (q *queue) join(w *Write) (joined, lead bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	lead = !q.led
-	if lead && !q.lists.try() {
+	if lead && q.skip > 0 {
+		q.skip--
 		return false, false
 	}
-	w.state.Store(queued)
+	if w != nil {
+		w.state.Store(queued)
+	}
 	q.list = append(q.list, w)
 	q.led = true
 	return true, lead
@@ -162,11 +151,16 @@ func (q *queue) flush() {
 	q.mu.Lock()
 	list := q.list
 	q.list, q.spare, q.led = q.spare, nil, false
-	q.lists.saw(len(list))
+	if len(list) < worthwhile {
+		q.alone = min(q.alone+1, maxAlone)
+		q.skip = 1 << q.alone
+	} else {
+		q.alone = 0
+	}
 	q.mu.Unlock()
 	for i, w := range list {
 		list[i] = nil
-		if w.state.CompareAndSwap(queued, writing) {
+		if w != nil && w.state.CompareAndSwap(queued, writing) {
 			w.run()
 		}
 	}
@@ -199,51 +193,16 @@ func (w *Write) write(fd uintptr) bool {
 	return true
 }
 
-// Yield is for who writes himself, in a way that is not ours: it lets those come
-// as far that can run already, if that has been worthwhile lately.
-func (ws *Writes) Yield() {
-	if ws == nil {
-		return
-	}
-	q := ws.near.Get().(*queue)
-	joined, lead := q.pass()
-	ws.near.Put(q)
-	if joined {
-		runtime.Gosched()
-	}
-	if lead {
-		q.passedBy()
-	}
-}
-
-func (q *queue) pass() (joined, lead bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if lead = !q.passing; lead {
-		if !q.passes.try() {
-			return false, false
-		}
-		q.passing, q.passed = true, 0
-	}
-	q.passed++
-	return true, lead
-}
-
-// passedBy ends a cohort.
-func (q *queue) passedBy() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.passing = false
-	q.passes.saw(q.passed)
-}
-
 // Settle sees to it that the write has ended, and returns what could not be
-// written without waiting, or why nothing can be.
+// written without waiting, or why nothing can be: once, and nothing where there
+// is no write.
 func (w *Write) Settle() (rest []byte, err error) {
 	for {
 		switch w.state.Load() {
 		case done:
-			return w.rest, w.err
+			rest, err = w.rest, w.err
+			w.rest, w.err = nil, nil
+			return rest, err
 		case queued:
 			if w.state.CompareAndSwap(queued, writing) {
 				w.run()
@@ -255,14 +214,8 @@ func (w *Write) Settle() (rest []byte, err error) {
 }
 
 // Withdraw reports whether the write was taken back before anybody had begun
-// with it. Otherwise it is settled.
-func (w *Write) Withdraw() bool {
-	if w.state.CompareAndSwap(queued, done) {
-		return true
-	}
-	_, _ = w.Settle() // for whoever asks next
-	return false
-}
+// with it.
+func (w *Write) Withdraw() bool { return w.state.CompareAndSwap(queued, done) }
 
 // Settled reports whether the write has ended.
 func (w *Write) Settled() bool { return w.state.Load() == done }

@@ -97,61 +97,54 @@ func TestEveryWriteArrivesOnceAndInOrder(t *testing.T) {
 	}
 }
 
-// Where many are due at once all come as far as their writes before the first
-// is written.
-func TestWritesAreGathered(t *testing.T) {
+// allCome has many meet, as often as it takes, until all have come by the time
+// that the first goes on, which has to call on. A goroutine that is interrupted on
+// its way spoils a round.
+func allCome(t *testing.T, many int, meet func(i int, on func()), settle func()) {
+	t.Helper()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	const many = 16
-	writes := cohort.New()
-	lines := connect(t, many)
 	var due, first atomic.Int32
-	for _, x := range lines {
-		x.then = func() { first.CompareAndSwap(0, due.Load()) }
-	}
-	// A goroutine that is interrupted on its way spoils a round.
-	for end := time.Now().Add(patience); first.Load() != many; {
-		if time.Now().After(end) {
-			t.Fatalf("the first write was done when %d of %d were due", first.Load(), many)
-		}
-		due.Store(0)
-		first.Store(0)
-		var wg sync.WaitGroup
-		for _, x := range lines {
-			wg.Go(func() {
-				due.Add(1)
-				writes.Do(&x.Write, []byte("x"))
-			})
-		}
-		wg.Wait()
-		for _, x := range lines {
-			x.hears(t, []byte("x"))
-			_, _ = x.Settle()
-		}
-	}
-}
-
-// So they do where each writes for himself.
-func TestYield(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	const many = 16
-	writes := cohort.New()
-	var due, first atomic.Int32
-	for end := time.Now().Add(patience); first.Load() != many; {
+	for end := time.Now().Add(patience); first.Load() != int32(many); settle() {
 		if time.Now().After(end) {
 			t.Fatalf("the first went on when %d of %d had come", first.Load(), many)
 		}
 		due.Store(0)
 		first.Store(0)
 		var wg sync.WaitGroup
-		for range many {
+		for i := range many {
 			wg.Go(func() {
 				due.Add(1)
-				writes.Yield()
-				first.CompareAndSwap(0, due.Load())
+				meet(i, func() { first.CompareAndSwap(0, due.Load()) })
 			})
 		}
 		wg.Wait()
 	}
+}
+
+// Where many are due at once all come as far as their writes before the first
+// is written.
+func TestWritesAreGathered(t *testing.T) {
+	writes := cohort.New()
+	lines := connect(t, 16)
+	allCome(t, len(lines), func(i int, on func()) {
+		lines[i].then = on
+		writes.Do(&lines[i].Write, []byte("x"))
+	}, func() {
+		for _, x := range lines {
+			x.hears(t, []byte("x"))
+			_, _ = x.Settle()
+		}
+	})
+}
+
+// So they do where each writes for himself.
+func TestYield(t *testing.T) {
+	writes := cohort.New()
+	allCome(t, 16, func(_ int, on func()) {
+		writes.Yield()
+		on()
+	}, func() {})
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	var yields int
 	for range 2000 { // alone
 		var ran atomic.Bool

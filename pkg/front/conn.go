@@ -72,12 +72,10 @@ type conn struct {
 	linger  bool // close with care
 	doubled bool // it was hijacked, by way of another descriptor
 
-	// The last answer, where it may not be written yet. What else there is of it
-	// is its write's to guard.
-	last  cohort.Write
-	owed  bool                   // it is not settled
-	short bool                   // not all of it could be written
-	sent  *[writeBufferSize]byte // what it is in; nil: given back
+	// The last answer, where it may not be written yet, and what it is in, which is
+	// its write's to guard; nil: given back.
+	last cohort.Write
+	sent *[writeBufferSize]byte
 
 	parked    time.Time   // when the last request had ended
 	deadline  time.Time   // for reading
@@ -125,21 +123,6 @@ func newConn(s *Server, outer net.Conn) *conn {
 	return c
 }
 
-// Transparent is implemented by connections that wrap another and change
-// nothing of what is read and written, as those do that count. They are looked
-// through, which saves time with every request, and closed.
-type Transparent interface{ Unwrapped() net.Conn }
-
-func unwrapped(nc net.Conn) net.Conn {
-	for {
-		t, ok := nc.(Transparent)
-		if !ok {
-			return nc
-		}
-		nc = t.Unwrapped()
-	}
-}
-
 // serve is the connection's goroutine.
 func (c *conn) serve() {
 	defer c.end()
@@ -151,20 +134,17 @@ func (c *conn) serve() {
 	if a := c.outer.RemoteAddr(); a != nil {
 		c.remote = a.String()
 	}
-	c.nc = unwrapped(c.outer)
+	c.nc = rawio.Unwrapped(c.outer)
 	c.below = c.nc
 	if t, ok := c.nc.(*tls.Conn); ok {
-		c.below = unwrapped(t.NetConn())
+		c.below = rawio.Unwrapped(t.NetConn())
 		c.greeting.Store(true)
 		if !c.handshake(t) {
 			return
 		}
 	}
-	if sc, ok := c.below.(syscall.Conn); ok && rawio.Possible {
-		if raw, err := sc.SyscallConn(); err == nil {
-			c.raw = raw
-			c.last.Init(raw, c.wrote)
-		}
+	if c.raw = rawio.Of(c.below); c.raw != nil {
+		c.last.Init(c.raw, c.wrote)
 	}
 	c.greeting.Store(false)
 	c.setDeadline(c.born.Add(c.s.o.ReadHeader))
@@ -210,8 +190,7 @@ func (c *conn) end() {
 // sayGoodbye ends what we say and waits a moment for the client to have heard
 // it.
 func (c *conn) sayGoodbye() {
-	half, ok := c.nc.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
+	if rawio.CloseWrite(c.nc) != nil {
 		return
 	}
 	end := time.Now().Add(lingerTotal)
@@ -411,7 +390,6 @@ func (c *conn) fill() error {
 // any.
 func (c *conn) writeLater(p []byte) {
 	c.sent, c.sc.write = c.sc.write, nil
-	c.owed = true
 	c.s.o.Writes.Do(&c.last, p)
 }
 
@@ -419,7 +397,6 @@ func (c *conn) writeLater(p []byte) {
 // done without waiting the connection's own goroutine is woken.
 func (c *conn) wrote(whole bool) {
 	if !whole {
-		c.short = true
 		_ = c.below.SetReadDeadline(time.Unix(1, 0)) // fails only where the connection has
 		return
 	}
@@ -430,15 +407,10 @@ func (c *conn) wrote(whole bool) {
 // settle sees to it that the last answer is written, and reports whether it is,
 // and whether the connection was woken for that.
 func (c *conn) settle() (woken, ok bool) {
-	if !c.owed {
-		return false, true
-	}
-	c.owed = false
 	rest, err := c.last.Settle()
-	if !c.short {
+	if len(rest) == 0 && err == nil {
 		return false, true
 	}
-	c.short = false
 	c.setDeadline(c.deadline)
 	if err == nil {
 		_, err = c.nc.Write(rest)
@@ -568,9 +540,9 @@ func (c *conn) wake() {
 // carrier returns the connection that carries this one, for those who do not
 // serve it.
 func (c *conn) carrier() net.Conn {
-	nc := unwrapped(c.outer)
+	nc := rawio.Unwrapped(c.outer)
 	if t, ok := nc.(*tls.Conn); ok {
-		nc = unwrapped(t.NetConn())
+		nc = rawio.Unwrapped(t.NetConn())
 	}
 	return nc
 }
@@ -582,11 +554,9 @@ func (c *conn) cut() {
 		return
 	}
 	nc := c.carrier()
-	if sc, ok := nc.(syscall.Conn); ok && rawio.Possible {
-		if raw, err := sc.SyscallConn(); err == nil {
-			_ = raw.Control(shutFD) // fails where the connection has ended
-			return
-		}
+	if raw := rawio.Of(nc); raw != nil {
+		_ = raw.Control(shutFD) // fails where the connection has ended
+		return
 	}
 	_ = nc.Close() // likewise
 }

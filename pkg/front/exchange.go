@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/proconsul/proconsul/pkg/rawio"
 )
 
 // maxReused is how many fields a header may have whose map is used again: a
@@ -330,12 +332,7 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 type duplicate struct{ net.Conn }
 
 // CloseWrite ends one direction.
-func (d duplicate) CloseWrite() error {
-	if half, ok := d.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (d duplicate) CloseWrite() error { return rawio.CloseWrite(d.Conn) }
 
 // refuse answers a request that is not served.
 func (c *conn) refuse(r *Refusal) {

@@ -1,9 +1,10 @@
 package front
 
 import (
-	"errors"
 	"net"
 	"sync"
+
+	"github.com/proconsul/proconsul/pkg/rawio"
 )
 
 // preface is what a client that speaks HTTP/2 in the clear begins with
@@ -70,9 +71,4 @@ func (r *replayed) Read(p []byte) (int, error) {
 }
 
 // CloseWrite ends one direction where the connection can.
-func (r *replayed) CloseWrite() error {
-	if half, ok := r.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (r *replayed) CloseWrite() error { return rawio.CloseWrite(r.Conn) }

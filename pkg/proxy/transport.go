@@ -276,12 +276,7 @@ func (c *instanceConn) Close() error {
 }
 
 // CloseWrite lets switched connections be half-closed.
-func (c *instanceConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (c *instanceConn) CloseWrite() error { return rawio.CloseWrite(c.Conn) }
 
 // scheme is what the transport's URLs have.
 func (t *transports) scheme() string {

@@ -9,28 +9,52 @@ import (
 	"syscall"
 )
 
+// Transparent is implemented by connections that wrap another and change
+// nothing of what is read and written, as those do that count. They are looked
+// through, which saves time with every request, and closed.
+type Transparent interface{ Unwrapped() net.Conn }
+
+// Unwrapped returns what Transparent connections are wrapped around.
+func Unwrapped(nc net.Conn) net.Conn {
+	for {
+		t, ok := nc.(Transparent)
+		if !ok {
+			return nc
+		}
+		nc = t.Unwrapped()
+	}
+}
+
+// Of returns what a connection's descriptor is reached by; nil: it has none, or
+// it cannot be read and written without waiting.
+func Of(nc net.Conn) syscall.RawConn {
+	sc, ok := nc.(syscall.Conn)
+	if !ok || !Possible {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// CloseWrite ends one direction of a connection that can; for those that wrap
+// one.
+func CloseWrite(nc net.Conn) error {
+	if half, ok := nc.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
 // Conn returns nc with reads and writes that are made as Read and Write make
 // them, for those who know no RawConn: TLS and net/http. A connection without a
 // descriptor is returned as it is. before is called before each write, unless it
 // is nil.
 func Conn(nc net.Conn, before func()) net.Conn {
-	if !Possible {
-		return nc
-	}
-	below := nc
-	for {
-		t, ok := below.(interface{ Unwrapped() net.Conn })
-		if !ok {
-			break
-		}
-		below = t.Unwrapped()
-	}
-	sc, ok := below.(syscall.Conn)
-	if !ok {
-		return nc
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
+	raw := Of(Unwrapped(nc))
+	if raw == nil {
 		return nc
 	}
 	c := &conn{Conn: nc, raw: raw, before: before}
@@ -117,12 +141,7 @@ func (c *conn) write(fd uintptr) (done bool) {
 func (c *conn) Unwrapped() net.Conn { return c.Conn }
 
 // CloseWrite ends one direction where the connection can.
-func (c *conn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (c *conn) CloseWrite() error { return CloseWrite(c.Conn) }
 
 // ReadFrom implements io.ReaderFrom. The kernel moves files where it can.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }

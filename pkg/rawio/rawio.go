@@ -25,35 +25,32 @@ func (dry) Temporary() bool { return true }
 // Read reads what there is into p, which must not be empty. It returns ErrDry
 // where that is nothing yet, and io.EOF at the end.
 func Read(fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := read(fd, p)
-		switch {
-		case err == syscall.EINTR:
-		case err == syscall.EAGAIN:
-			return 0, ErrDry
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, io.EOF
-		default:
-			return n, nil
-		}
+	n, err := read(fd, p)
+	for err == syscall.EINTR {
+		n, err = read(fd, p)
 	}
+	if n == 0 && err == nil {
+		return 0, io.EOF
+	}
+	return outcome(n, err)
 }
 
 // Write writes what there is room for of p. It returns ErrDry where there is
 // none.
 func Write(fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := write(fd, p)
-		switch {
-		case err == syscall.EINTR:
-		case err == syscall.EAGAIN:
-			return 0, ErrDry
-		case err != nil:
-			return 0, err
-		default:
-			return n, nil
-		}
+	n, err := write(fd, p)
+	for err == syscall.EINTR {
+		n, err = write(fd, p)
 	}
+	return outcome(n, err)
+}
+
+func outcome(n int, err error) (int, error) {
+	switch err {
+	case nil:
+		return n, nil
+	case syscall.EAGAIN:
+		return 0, ErrDry
+	}
+	return 0, err
 }

@@ -56,7 +56,6 @@ type conn struct {
 	// The write of a request that is written as a whole. The rest is write's to
 	// guard.
 	write  cohort.Write
-	short  bool                   // not all of it could be written
 	writes *[writeBufferSize]byte // what it is in; nil: given back
 
 	// The request's context.
@@ -96,11 +95,8 @@ const (
 func newConn(h *host, nc net.Conn, epoch uint32) *conn {
 	c := &conn{t: h.t, h: h, nc: nc, below: nc, epoch: epoch, mode: modeRead}
 	c.onReady, c.cancel = c.ready, c.cut
-	if s, ok := nc.(syscall.Conn); ok && rawio.Possible {
-		if raw, err := s.SyscallConn(); err == nil {
-			c.raw = raw
-			c.write.Init(raw, c.wrote)
-		}
+	if c.raw = rawio.Of(nc); c.raw != nil {
+		c.write.Init(c.raw, c.wrote)
 	}
 	return c
 }
@@ -330,10 +326,9 @@ func (c *conn) send(p []byte, wrote func(error)) error {
 		return errStale // it has ended or spoken before anything was written
 	}
 	rest, werr := c.write.Settle()
-	if c.short {
+	if len(rest) > 0 || werr != nil {
 		// It was woken in order to do this. Where nothing more can be written
 		// an answer may have come all the same.
-		c.short = false
 		_ = c.setDeadline(c.until) // fails only where the connection has, and that will show
 		if werr == nil {
 			_, werr = c.nc.Write(rest)
@@ -356,7 +351,6 @@ func (c *conn) send(p []byte, wrote func(error)) error {
 // done without waiting, the goroutine that waits for the answer is woken for.
 func (c *conn) wrote(whole bool) {
 	if !whole {
-		c.short = true
 		_ = c.below.SetReadDeadline(time.Unix(1, 0)) // fails only where the connection has
 		return
 	}
