@@ -9,7 +9,7 @@ import (
 
 // plain makes the attempt that most are: the transport keeps the time, and no
 // circuit has to be asked, because there is none or it is calm. It comes to what
-// an attempt in the caller's goroutine comes to, in a fifth of the stack, which
+// an attempt in the caller's goroutine comes to, in a third of the stack, which
 // every request that waits for its instance holds. It reports false where the
 // attempt is another's to make.
 func (b *Breaker) plain(req *http.Request, next http.RoundTripper, try time.Duration) (resp *http.Response, made bool, err error) {

@@ -75,7 +75,6 @@ type relay struct {
 	err   error // of the write to the client
 	ran   bool  // fire has come and gone
 
-	armed   bool     // the timer was started
 	trailer []string // names that were announced
 	panic   any      // of fire, raised again where the server can see it
 }
@@ -188,8 +187,9 @@ func (f *flight) relay(resp *http.Response) error {
 		f.writeHeader(resp, -1, nil)
 		return nil
 	}
-	if b, ok := resp.Body.(interface{ All() []byte }); ok {
-		if all := b.All(); int64(len(all)) == resp.ContentLength && !eventStream(resp.Header) {
+	events := eventStream(resp.Header)
+	if b, ok := resp.Body.(interface{ All() []byte }); ok && !events {
+		if all := b.All(); int64(len(all)) == resp.ContentLength {
 			f.writeHeader(resp, resp.ContentLength, nil)
 			if _, err := f.w.Write(all); err != nil {
 				return &clientError{err}
@@ -198,7 +198,7 @@ func (f *flight) relay(resp *http.Response) error {
 		}
 	}
 	c := f.up.relays.Get().(*relay)
-	c.f, c.resp, c.n, c.err, c.panic, c.ran, c.armed, c.state = f, resp, 0, nil, nil, false, false, relayHolding
+	c.f, c.resp, c.n, c.err, c.panic, c.ran, c.state = f, resp, 0, nil, nil, false, relayHolding
 	c.trailer = trailerNames(resp.Trailer, resp.Header)
 	if n := resp.ContentLength; n > holdSmall && n <= holdLarge {
 		if c.large = f.up.larges.take(); c.large != nil {
@@ -206,7 +206,7 @@ func (f *flight) relay(resp *http.Response) error {
 		}
 	}
 	defer c.close()
-	if !eventStream(resp.Header) {
+	if !events {
 		return c.run()
 	}
 	f.held = true // who ends the stream may be late, and close the body of another
@@ -232,7 +232,6 @@ func (c *relay) run() error {
 	if n := c.resp.ContentLength; n > 0 && n <= int64(len(c.buf)) {
 		wait = holdKnown
 	}
-	c.armed = true
 	c.timer.Reset(wait) // from here on fire may use everything but Body and Trailer of resp
 	if more, err := c.hold(); err != nil || !more {
 		return err
@@ -243,7 +242,7 @@ func (c *relay) run() error {
 // close ends the relay's use. It goes back to its pool unless its timer may
 // still be about to run.
 func (c *relay) close() {
-	stopped := !c.armed || c.timer.Stop()
+	stopped := c.timer.Stop()
 	c.mu.Lock()
 	up := c.f.up
 	c.state, c.f, c.resp = relayIdle, nil, nil

@@ -85,11 +85,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f := h.up.flight()
 	f.h, f.up, f.s = h, h.up, h.up.settings.Load()
 	f.w, f.r, f.x = w, r, middleware.Of(w)
-	if f.x != nil {
-		f.start = f.x.Now()
-	} else {
-		f.start = time.Now()
-	}
+	f.start = f.x.Now()
 	defer f.end()
 	f.prepare()
 	if f.ready() && f.enter() {

@@ -6,7 +6,6 @@ package metrics
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware"
@@ -36,11 +35,12 @@ func New(m *metrics.Metrics, route, upstream string) middleware.Middleware {
 }
 
 func account(ex *middleware.Exchange, method string, returned bool) metrics.Request {
-	took := time.Since(ex.Start)
+	ended := ex.Now()
+	took := ended.Sub(ex.Start)
 	q := metrics.Request{
 		Method:   method,
 		Status:   ex.Told(returned),
-		Ended:    ex.Start.Add(took),
+		Ended:    ended,
 		Duration: took,
 		BytesIn:  ex.BytesIn,
 		BytesOut: ex.Bytes,

@@ -36,7 +36,7 @@ type Left struct {
 // Peek returns what New's middleware would decide for a request, and takes
 // nothing.
 func Peek(ctx context.Context, routeName string, limits []config.NamedLimit, lim *limiter.Limiter, r *http.Request, x *middleware.Exchange) (Outlook, error) {
-	rules, err := compile(routeName, limits)
+	rules, err := compile(routeName, limits, compileOne)
 	if err != nil {
 		return Outlook{}, err
 	}

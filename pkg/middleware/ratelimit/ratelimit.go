@@ -91,17 +91,11 @@ func (gs *Guards) New(routeName string, limits []config.NamedLimit) (middleware.
 	if gs.lim == nil {
 		return nil, errors.New("a rate limit needs a limiter")
 	}
-	if len(limits) > limiter.MaxDemands {
-		return nil, tooMany(limits)
+	rules, err := compile(routeName, limits, gs.rule)
+	if err != nil {
+		return nil, err
 	}
-	g := &guard{Guards: gs}
-	for _, l := range limits {
-		u, err := gs.rule(routeName, l)
-		if err != nil {
-			return nil, err
-		}
-		g.rules = append(g.rules, u)
-	}
+	g := &guard{Guards: gs, rules: rules}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(next, w, r) })
 	}, nil
@@ -317,24 +311,20 @@ func (u *rule) tier(ex *middleware.Exchange) tier {
 	return u.usual
 }
 
-// compile returns the rules that limits describe.
-func compile(routeName string, limits []config.NamedLimit) ([]*rule, error) {
+// compile returns the rules that limits describe, each as one has it.
+func compile(routeName string, limits []config.NamedLimit, one func(routeName string, l config.NamedLimit) (*rule, error)) ([]*rule, error) {
 	if len(limits) > limiter.MaxDemands {
-		return nil, tooMany(limits)
+		return nil, fmt.Errorf("%d limits for one request, and %d are the most", len(limits), limiter.MaxDemands)
 	}
 	var rules []*rule
 	for _, l := range limits {
-		u, err := compileOne(routeName, l)
+		u, err := one(routeName, l)
 		if err != nil {
 			return nil, err
 		}
 		rules = append(rules, u)
 	}
 	return rules, nil
-}
-
-func tooMany(limits []config.NamedLimit) error {
-	return fmt.Errorf("%d limits for one request, and %d are the most", len(limits), limiter.MaxDemands)
 }
 
 func compileOne(routeName string, l config.NamedLimit) (u *rule, err error) {
