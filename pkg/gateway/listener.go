@@ -128,7 +128,7 @@ func (l *listener) serve(ex *middleware.Exchange, r *http.Request, f *Followed) 
 		t.reject(ex, r, problem.New(problem.NoRoute, "", nil))
 		return
 	}
-	ex.Route, ex.Upstream = rt.Config.Name, rt.Config.Upstream.Service
+	ex.Route, ex.Upstream = rt.name, rt.service
 	if p := l.admit(rt); p != nil {
 		t.reject(ex, r, p)
 		return

@@ -226,6 +226,27 @@ func TestBucketsAgreeWithAFlatList(t *testing.T) {
 	})
 }
 
+// Among so many routes that segments decide, an exact path is still exact.
+func TestAnExactPathAmongManyIsExact(t *testing.T) {
+	var list []config.Match
+	for i := range 2 * splitAbove {
+		list = append(list, config.Match{Path: fmt.Sprintf("/exact%d", i)}, config.Match{Path: fmt.Sprintf("/open%d/**", i)})
+	}
+	table := compileTable(t, list...)
+	for target, want := range map[string]string{
+		"/exact1": "/exact1", "/exact1/": "", "/exact1/a": "", "/exact": "",
+		"/open1": "/open1/**", "/open1/": "/open1/**", "/open1/a/b": "/open1/**", "/open": "", "/": "",
+	} {
+		got := ""
+		if rt, _ := table.match(httptest.NewRequest("GET", "http://h"+target, nil), "h"); rt != nil {
+			got = rt.Config.Match.Path
+		}
+		if got != want {
+			t.Errorf("%s belongs to %q, want %q", target, got, want)
+		}
+	}
+}
+
 // manyRoutes is a table of n routes and requests that each match another, told
 // apart by the first segment or by a later one.
 func manyRoutes(t testing.TB, n int, path string) (*Table, []*http.Request) {

@@ -11,7 +11,8 @@ import (
 
 // counters, gauges and histograms are families with labels and a bound on
 // their label sets. Creation and deletion are called under Metrics.mu or
-// before Metrics is shared.
+// before Metrics is shared. recorded and durations are families that recorders
+// count themselves and a scrape asks them for (recorders.go).
 type (
 	counters struct {
 		bound
@@ -24,6 +25,16 @@ type (
 	histograms struct {
 		bound
 		vec *prometheus.HistogramVec
+	}
+	recorded struct {
+		bound
+		desc *prometheus.Desc
+	}
+	durations struct {
+		bound
+		scale  *scale
+		desc   *prometheus.Desc
+		native *prometheus.HistogramVec // what scrapes see instead; nil: they see what was recorded
 	}
 )
 
@@ -39,23 +50,59 @@ func (b *bound) room(n int) bool {
 	return true
 }
 
+// free gives the places of n label sets back.
+func (b *bound) free(n int) { b.sets = max(0, b.sets-n) }
+
 func (c *counters) create(labels ...string) prometheus.Counter {
 	return c.vec.WithLabelValues(labels...)
 }
 func (c *counters) delete(labels prometheus.Labels) {
-	c.sets = max(0, c.sets-c.vec.DeletePartialMatch(labels))
+	c.free(c.vec.DeletePartialMatch(labels))
 }
 
 func (g *gauges) create(labels ...string) prometheus.Gauge { return g.vec.WithLabelValues(labels...) }
 func (g *gauges) delete(labels prometheus.Labels) {
-	g.sets = max(0, g.sets-g.vec.DeletePartialMatch(labels))
+	g.free(g.vec.DeletePartialMatch(labels))
 }
 
 func (h *histograms) create(labels ...string) prometheus.Observer {
 	return h.vec.WithLabelValues(labels...)
 }
 func (h *histograms) delete(labels prometheus.Labels) {
-	h.sets = max(0, h.sets-h.vec.DeletePartialMatch(labels))
+	h.free(h.vec.DeletePartialMatch(labels))
+}
+
+// single is a family of one histogram.
+type single struct {
+	durations
+	histogram
+}
+
+func (m *Metrics) single(name, help string, s *scale) *single {
+	one := &single{durations: *m.durations(name, help, s)}
+	one.show(&one.histogram)
+	return one
+}
+
+func (s *single) observe(d time.Duration) { s.histogram.observe(s.scale, s.scale.place(d), d, "") }
+
+// show makes h the series with these labels.
+func (d *durations) show(h *histogram, labels ...string) {
+	if d.native != nil {
+		h.other = &other{native: d.native.WithLabelValues(labels...)}
+	}
+}
+
+// drop gives the places of what was shown of t back.
+func (d *durations) drop(t *timings, labels prometheus.Labels) {
+	for class := range t.classes {
+		if h := t.classes[class].Load(); h != nil && !h.spills() {
+			d.free(1)
+		}
+	}
+	if d.native != nil {
+		d.native.DeletePartialMatch(labels)
+	}
 }
 
 func (m *Metrics) describe(kind, name, help string, labels []string) {
@@ -95,6 +142,21 @@ func (m *Metrics) histogram(name, help string, buckets []float64) prometheus.His
 	h := prometheus.NewHistogram(m.histogramOpts(name, help, buckets))
 	m.registry.MustRegister(h)
 	return h
+}
+
+func (m *Metrics) recorded(kind, name, help string, labels ...string) *recorded {
+	m.describe(kind, name, help, labels)
+	return &recorded{bound{max: m.options.MaxSeries}, prometheus.NewDesc(name, help, labels, nil)}
+}
+
+func (m *Metrics) durations(name, help string, s *scale, labels ...string) *durations {
+	m.describe("histogram", name, help, labels)
+	d := &durations{bound: bound{max: max(1, m.options.MaxSeries/4)}, scale: s, desc: prometheus.NewDesc(name, help, labels, nil)}
+	if m.options.NativeHistograms {
+		d.native = prometheus.NewHistogramVec(m.histogramOpts(name, help, s.bounds), labels)
+		m.registry.MustRegister(d.native)
+	}
+	return d
 }
 
 func (m *Metrics) histogramOpts(name, help string, buckets []float64) prometheus.HistogramOpts {

@@ -58,21 +58,22 @@ type Metrics struct {
 	registry *prometheus.Registry
 	families []Family
 	started  time.Time
-	total    window
+	total    timings
+	limited  atomic.Uint64  // answers with 429
 	reasons  map[string]int // places in Options.Reasons; never written after creation
 
-	requests      *counters
-	duration      *histograms
-	inFlight      *gauges
-	requestBytes  *counters
-	responseBytes *counters
-	overhead      prometheus.Histogram
+	requests      *recorded
+	duration      *durations
+	inFlight      *recorded
+	requestBytes  *recorded
+	responseBytes *recorded
+	overhead      *single
 	local         *counters
 	retries       *counters
 	budget        *counters
 
-	upRequests  *counters
-	upDuration  *histograms
+	upRequests  *recorded
+	upDuration  *durations
 	upErrors    *counters
 	transitions *counters
 
@@ -142,18 +143,18 @@ func New(o Options) *Metrics {
 		m.reasons[reason] = i
 	}
 
-	m.requests = m.counters("proconsul_requests_total", "Requests by route, upstream, method and status.", "route", "upstream", "method", "code")
-	m.duration = m.histograms("proconsul_request_duration_seconds", "Time from a request's arrival to the end of its answer; to the 101 for upgraded connections.", requestBuckets, "route", "upstream", "class")
-	m.inFlight = m.gauges("proconsul_requests_in_flight", "Requests that are being served.", "route")
-	m.requestBytes = m.counters("proconsul_request_bytes_total", "Bytes of request bodies read from clients.", "route")
-	m.responseBytes = m.counters("proconsul_response_bytes_total", "Bytes of answer bodies sent to clients.", "route")
-	m.overhead = m.histogram("proconsul_overhead_seconds", "Time until the answer's header less the time spent waiting for instances: what the gateway itself costs.", fastBuckets)
+	m.requests = m.recorded("counter", "proconsul_requests_total", "Requests by route, upstream, method and status.", "route", "upstream", "method", "code")
+	m.duration = m.durations("proconsul_request_duration_seconds", "Time from a request's arrival to the end of its answer; to the 101 for upgraded connections.", requestScale, "route", "upstream", "class")
+	m.inFlight = m.recorded("gauge", "proconsul_requests_in_flight", "Requests that are being served.", "route")
+	m.requestBytes = m.recorded("counter", "proconsul_request_bytes_total", "Bytes of request bodies read from clients.", "route")
+	m.responseBytes = m.recorded("counter", "proconsul_response_bytes_total", "Bytes of answer bodies sent to clients.", "route")
+	m.overhead = m.single("proconsul_overhead_seconds", "Time until the answer's header less the time spent waiting for instances: what the gateway itself costs.", fastScale)
 	m.local = m.counters("proconsul_local_responses_total", "Answers that the gateway made itself, by reason.", "route", "reason")
 	m.retries = m.counters("proconsul_retries_total", "Tries after the first.", "route")
 	m.budget = m.counters("proconsul_retry_budget_exhausted_total", "Retries that were not made because the retry budget was used up.", "route")
 
-	m.upRequests = m.counters("proconsul_upstream_requests_total", "Tries of instances; class is error where no answer came.", "upstream", "class", "attempt")
-	m.upDuration = m.histograms("proconsul_upstream_duration_seconds", "Time until an instance's header or the try's failure.", requestBuckets, "upstream", "class")
+	m.upRequests = m.recorded("counter", "proconsul_upstream_requests_total", "Tries of instances; class is error where no answer came.", "upstream", "class", "attempt")
+	m.upDuration = m.durations("proconsul_upstream_duration_seconds", "Time until an instance's header or the try's failure.", requestScale, "upstream", "class")
 	m.upErrors = m.counters("proconsul_upstream_errors_total", "Tries that failed without a valid answer, by reason.", "upstream", "reason")
 	m.transitions = m.counters("proconsul_breaker_transitions_total", "Changes of a breaker's state.", "upstream", "to")
 
@@ -182,6 +183,7 @@ func New(o Options) *Metrics {
 	build := m.gauges("proconsul_build_info", "The version of the gateway.", "version", "goversion")
 	build.create(valid(o.Version), runtime.Version()).Set(1)
 
+	m.registry.MustRegister(recorders{m})
 	m.registry.MustRegister(newStateCollector(m))
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -244,15 +246,14 @@ func (m *Metrics) Declare(n Names) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for key, r := range m.routes {
-		if !keepRoutes[key] {
-			delete(m.routes, key)
-			m.dropRoute(key, r)
+		if !keepRoutes[key] && key != overflowKey {
+			m.dropLocked(r)
 		}
 	}
-	for name := range m.accounts {
-		if !keepAccounts[name] && name != Overflow { // which others may share
+	for name, a := range m.accounts {
+		if !keepAccounts[name] && name != Overflow {
 			delete(m.accounts, name)
-			m.dropAccount(name)
+			m.dropAccount(name, a)
 		}
 	}
 	m.upstreams.deleteExcept(keepUpstreams, m.dropUpstream)

@@ -270,10 +270,68 @@ func TestAReloadKeepsWhatIsCounted(t *testing.T) {
 	wantLine(t, text, `proconsul_requests_in_flight{route="orders"} 0`)
 	wantLine(t, text, `proconsul_requests_total{code="200",method="GET",route="orders",upstream="orders"} 2`)
 
-	// To another upstream: the route's own account goes on.
+	// To another upstream: the route's own account goes on, also of who is
+	// still at the one before.
+	r.Begin()
+	before := r.Stats()
 	names.Routes[0].Upstream = "orders-v2"
 	m.Declare(names)
-	wantLine(t, scrape(t, m), `proconsul_response_bytes_total{route="orders"} 100`)
+	text = scrape(t, m)
+	wantLine(t, text, `proconsul_response_bytes_total{route="orders"} 100`)
+	wantLine(t, text, `proconsul_requests_in_flight{route="orders"} 1`)
+	r.End(metrics.Request{Method: "GET", Status: 429, BytesOut: 1})
+	next := m.Route("orders", "orders-v2")
+	next.Begin()
+	next.End(metrics.Request{Method: "GET", Status: 200, BytesOut: 1})
+	text = scrape(t, m)
+	wantLine(t, text, `proconsul_response_bytes_total{route="orders"} 102`)
+	wantLine(t, text, `proconsul_requests_in_flight{route="orders"} 0`)
+	if s := next.Stats(); s.Requests != before.Requests+1 || s.Errors != before.Errors || s.Limited != before.Limited+1 {
+		t.Errorf("totals %+v, were %+v before a request, and one that was limited and has no series any more", s, before)
+	}
+	if strings.Contains(text, `upstream="orders"`) && strings.Contains(text, `proconsul_requests_total{code="200",method="GET",route="orders",upstream="orders"}`) {
+		t.Error("the series of the upstream before are still there")
+	}
+}
+
+// A counter that falls is taken for one that began anew, and its whole value for
+// an increase: what names beyond the bound share goes on without them. Their
+// places are free for others.
+func TestWhatOverflowedStaysCounted(t *testing.T) {
+	for _, native := range []bool{false, true} {
+		m := newMetrics(t, func(o *metrics.Options) { o.MaxSeries, o.NativeHistograms = 8, native })
+		count := func(name string, status int) {
+			r := m.Route(name, name)
+			r.Begin()
+			r.End(metrics.Request{Method: "GET", Status: status})
+			m.Attempt(metrics.Attempt{Upstream: "u", Route: name, Status: status})
+		}
+		for i := range 20 {
+			count(fmt.Sprintf("r%d", i), 200)
+		}
+		count("r19", 503)
+		over := []string{
+			`proconsul_requests_total{code="200",method="GET",route="__overflow__",upstream="__overflow__"} 12`,
+			`proconsul_requests_total{code="503",method="GET",route="__overflow__",upstream="__overflow__"} 1`,
+			`proconsul_request_duration_seconds_count{class="2xx",route="__overflow__",upstream="__overflow__"} 18`,
+		}
+		for _, line := range over {
+			wantLine(t, scrape(t, m), line)
+		}
+		if s := m.Route("r19", "r19").Stats(); s.Requests != 2 || s.Errors != 1 {
+			t.Errorf("beyond the bound the page shows %+v, want two requests and one error", s)
+		}
+		m.Declare(metrics.Names{Routes: []metrics.RouteName{{Route: "new", Upstream: "new"}}})
+		count("new", 200)
+		text := scrape(t, m)
+		for _, line := range append(over, `proconsul_requests_total{code="200",method="GET",route="new",upstream="new"} 1`,
+			`proconsul_request_duration_seconds_bucket{class="2xx",route="new",upstream="new",le="0.005"} 1`) {
+			wantLine(t, text, line)
+		}
+		if strings.Contains(text, `route="r1"`) {
+			t.Error("the series of a route that is gone are still there")
+		}
+	}
 }
 
 func TestFamiliesAreBounded(t *testing.T) {

@@ -70,8 +70,9 @@ func (m *Metrics) RateLimitDecisions(policy string) Decisions {
 	return Decisions{d[0].count.Load(), d[1].count.Load(), d[2].count.Load(), d[3].count.Load(), d[4].count.Load(), d[5].count.Load(), d[6].count.Load()}
 }
 
-// Stats returns what the route's name did, for the status page.
-func (r *Route) Stats() Stats { return r.account.window.stats(time.Now()) }
-
 // Stats returns what all routes did together, for the status page.
-func (m *Metrics) Stats() Stats { return m.total.stats(time.Now()) }
+func (m *Metrics) Stats() Stats {
+	st := m.total.stats(time.Now())
+	st.Limited = m.limited.Load()
+	return st
+}

@@ -3,7 +3,7 @@ package metrics
 import (
 	"maps"
 	"net/http"
-	"strconv"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -44,40 +44,63 @@ type routeKey struct{ route, upstream string }
 
 func newRouteKey(route, upstream string) routeKey { return routeKey{orNone(route), orNone(upstream)} }
 
-// account is what is counted by a route's name alone. It is shared by the
-// handles of a route that a reload sent to another upstream.
+// overflowKey is of the recorder that counts what routes beyond a family's bound
+// share.
+var overflowKey = routeKey{Overflow, Overflow}
+
+// account is what is counted by a route's name alone, whatever upstream a
+// reload has sent it to.
 type account struct {
-	name     string // Overflow, where names share it
-	inFlight prometheus.Gauge
-	in, out  prometheus.Counter
-	retries  prometheus.Counter
-	budget   prometheus.Counter
-	local    []answered // in the order of Options.Reasons
-	window   window
+	name    string // Overflow, where names share it
+	retries prometheus.Counter
+	budget  prometheus.Counter
+	local   []answered // in the order of Options.Reasons
+
+	// Guarded by Metrics.mu.
+	recorders []*Route // those that are gone too while they have requests in flight
+	former    totals   // of all others
 }
 
-// Route records the requests of one route to one upstream.
+// totals are what is never counted down.
+type totals struct{ requests, errors, limited, in, out uint64 }
+
+// Route records the requests of one route to one upstream. What most requests
+// touch, from the end of timings to the beginning of usual, is in one line of the
+// processor's caches, where a gateway with many routes finds none of a route's.
 type Route struct {
+	timings  timings
 	m        *Metrics
-	key      routeKey
+	inFlight atomic.Int64
+	out      atomic.Uint64 // bytes
+	usual    usual
+
+	in       atomic.Uint64 // bytes
+	limited  atomic.Uint64 // answers with 429
 	account  *account
-	usual    usual                                             // most of its requests
-	gone     atomic.Bool                                       // its series were deleted: make no new ones
-	requests atomic.Pointer[map[requestKey]prometheus.Counter] // replaced as a whole
-	duration [len(classLabels)]atomic.Pointer[prometheus.Observer]
+	key      routeKey
+	gone     atomic.Bool                            // its series were deleted: make no new ones
+	requests atomic.Pointer[map[requestKey]outcome] // replaced as a whole
 }
 
-type requestKey struct{ method, status int }
+// requestKey is a method and a status, by their index.
+type requestKey struct {
+	method uint8
+	status uint16
+}
 
-// usual is an outcome with its series: the first that a route has, which is
-// that of most of its requests. They find there what they need in one place,
-// where a gateway with many routes has none of a route's in the processor's
-// cache.
+// outcome is how many requests ended in a way.
+type outcome struct {
+	count  *atomic.Uint64
+	shared bool // with other routes: the family is full
+}
+
+// usual is the first outcome that a route has, which is that of most of its
+// requests, with the durations of its class; of a route that shares neither.
 type usual struct {
-	known   atomic.Bool // the rest is set, and stays
-	key     requestKey
-	counter prometheus.Counter
-	taken   prometheus.Observer
+	known    atomic.Bool // the rest is in use, and key stays
+	key      requestKey
+	requests atomic.Uint64
+	duration histogram
 }
 
 // Request is one finished request, for Route.End.
@@ -112,6 +135,18 @@ func (m *Metrics) Route(name, upstream string) *Route {
 	}
 	r := &Route{m: m, key: key, account: m.accountLocked(key.route)}
 	m.routes[key] = r
+	r.account.recorders = append(r.account.recorders, r)
+	return r
+}
+
+// overflowLocked returns the recorder that counts what routes beyond a
+// family's bound share.
+func (m *Metrics) overflowLocked() *Route {
+	r := m.routes[overflowKey]
+	if r == nil {
+		r = &Route{m: m, key: overflowKey}
+		m.routes[overflowKey] = r
+	}
 	return r
 }
 
@@ -127,13 +162,10 @@ func (m *Metrics) accountLocked(name string) *account {
 		return a
 	}
 	a := &account{
-		name:     name,
-		inFlight: m.inFlight.create(name),
-		in:       m.requestBytes.create(name),
-		out:      m.responseBytes.create(name),
-		retries:  m.retries.create(name),
-		budget:   m.budget.create(name),
-		local:    make([]answered, len(m.options.Reasons)),
+		name:    name,
+		retries: m.retries.create(name),
+		budget:  m.budget.create(name),
+		local:   make([]answered, len(m.options.Reasons)),
 	}
 	label := name
 	if !m.local.room(len(m.options.Reasons)) {
@@ -146,61 +178,95 @@ func (m *Metrics) accountLocked(name string) *account {
 	return a
 }
 
-func (m *Metrics) dropRoute(key routeKey, r *Route) {
+// dropLocked forgets a recorder whose route is gone or goes elsewhere.
+func (m *Metrics) dropLocked(r *Route) {
+	delete(m.routes, r.key)
 	r.gone.Store(true)
-	labels := prometheus.Labels{"route": key.route, "upstream": key.upstream}
-	m.requests.delete(labels)
-	m.duration.delete(labels)
+	if p := r.requests.Load(); p != nil {
+		for _, o := range *p {
+			if !o.shared {
+				m.requests.free(1)
+			}
+		}
+	}
+	m.duration.drop(&r.timings, prometheus.Labels{"route": r.key.route, "upstream": r.key.upstream})
+	r.account.fold()
 }
 
-func (m *Metrics) dropAccount(name string) {
+// fold adds what recorders that are gone have counted to former, once their last
+// request has ended.
+func (a *account) fold() {
+	a.recorders = slices.DeleteFunc(a.recorders, func(r *Route) bool {
+		if !r.gone.Load() || r.inFlight.Load() > 0 {
+			return false
+		}
+		a.former.add(r)
+		return true
+	})
+}
+
+func (t *totals) add(r *Route) {
+	sum, failed := r.timings.sum()
+	for _, n := range sum {
+		t.requests += n
+	}
+	t.errors += failed
+	t.limited += r.limited.Load()
+	t.in += r.in.Load()
+	t.out += r.out.Load()
+}
+
+func (m *Metrics) dropAccount(name string, a *account) {
+	if a.name == Overflow {
+		return // shared by others
+	}
 	labels := prometheus.Labels{"route": name}
-	for _, c := range []*counters{m.requestBytes, m.responseBytes, m.retries, m.budget, m.local} {
+	for _, c := range []*counters{m.retries, m.budget, m.local} {
 		c.delete(labels)
 	}
-	m.inFlight.delete(labels)
+	m.inFlight.free(1)
 }
 
 // Begin counts a request that starts. End has to follow.
-func (r *Route) Begin() { r.account.inFlight.Inc() }
+func (r *Route) Begin() { r.inFlight.Add(1) }
 
 // End counts a request that ended.
 func (r *Route) End(q Request) {
-	a := r.account
-	a.inFlight.Dec()
-	if c, h := r.series(requestKey{methodIndex(q.Method), statusIndex(q.Status)}, classIndex(q.Status)); c != nil && h != nil {
-		c.Inc()
-		observe(h, q.Duration.Seconds(), q.TraceID)
-	}
-	if q.BytesIn > 0 {
-		a.in.Add(float64(q.BytesIn))
-	}
-	if q.BytesOut > 0 {
-		a.out.Add(float64(q.BytesOut))
-	}
-	if q.Overhead >= 0 {
-		r.m.overhead.Observe(q.Overhead.Seconds())
-	}
-	if q.Reason != "" {
-		if i, ok := r.m.reasons[q.Reason]; ok {
-			a.local[i].counter.Inc()
-			a.local[i].count.Add(1)
-		}
-	}
 	if q.Ended.IsZero() {
 		q.Ended = time.Now()
 	}
-	a.window.add(q.Ended, q.Duration, q.Status)
-	r.m.total.add(q.Ended, q.Duration, q.Status)
-}
-
-// observe records a value, with the trace that it is an example of.
-func observe(h prometheus.Observer, v float64, trace string) {
-	if e, ok := h.(prometheus.ExemplarObserver); ok && trace != "" {
-		e.ObserveWithExemplar(v, prometheus.Labels{"trace_id": trace})
-		return
+	total, class, place := &r.m.total, classIndex(q.Status), requestScale.place(q.Duration)
+	r.inFlight.Add(-1)
+	r.timings.turn(q.Ended)
+	total.turn(q.Ended)
+	key := requestKey{uint8(methodIndex(q.Method)), uint16(statusIndex(q.Status))}
+	if u := &r.usual; u.known.Load() && u.key == key {
+		u.requests.Add(1)
+		u.duration.observe(requestScale, place, q.Duration, q.TraceID)
+	} else if n, h := r.series(key, class); n != nil {
+		n.Add(1)
+		h.observe(requestScale, place, q.Duration, q.TraceID)
 	}
-	h.Observe(v)
+	total.class(class).observe(requestScale, place, q.Duration, "")
+	if q.Status == http.StatusTooManyRequests {
+		r.limited.Add(1)
+		r.m.limited.Add(1)
+	}
+	if q.BytesIn > 0 {
+		r.in.Add(uint64(q.BytesIn))
+	}
+	if q.BytesOut > 0 {
+		r.out.Add(uint64(q.BytesOut))
+	}
+	if q.Overhead >= 0 {
+		r.m.overhead.observe(q.Overhead)
+	}
+	if q.Reason != "" {
+		if i, ok := r.m.reasons[q.Reason]; ok {
+			r.account.local[i].counter.Inc()
+			r.account.local[i].count.Add(1)
+		}
+	}
 }
 
 // statusIndex folds statuses that HTTP does not define into one.
@@ -211,71 +277,79 @@ func statusIndex(status int) int {
 	return status
 }
 
-// series returns those of an outcome; nil: they were deleted.
-func (r *Route) series(key requestKey, class int) (prometheus.Counter, prometheus.Observer) {
-	if u := &r.usual; u.known.Load() && u.key == key {
-		return u.counter, u.taken
-	}
-	c, h := r.counter(key), r.histogram(class)
-	if c != nil && h != nil && !r.usual.known.Load() {
-		r.m.mu.Lock()
-		defer r.m.mu.Unlock()
-		if u := &r.usual; !u.known.Load() {
-			u.key, u.counter, u.taken = key, c, h
-			u.known.Store(true)
-		}
-	}
-	return c, h
-}
-
-func (r *Route) counter(key requestKey) prometheus.Counter {
+// series returns what an outcome is counted by; nil: the route is gone.
+func (r *Route) series(key requestKey, class int) (*atomic.Uint64, *histogram) {
 	if p := r.requests.Load(); p != nil {
-		if c, ok := (*p)[key]; ok {
-			return c
+		if o, h := (*p)[key], r.timings.classes[class].Load(); o.count != nil && h != nil {
+			return o.count, h
 		}
 	}
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
-	next := map[requestKey]prometheus.Counter{}
+	if r.gone.Load() {
+		return nil, nil
+	}
+	n, h := r.countLocked(key), r.durationLocked(class)
+	if u := &r.usual; n == &u.requests && h == &u.duration {
+		u.key = key
+		u.known.Store(true)
+	}
+	return n, h
+}
+
+func (r *Route) countLocked(key requestKey) *atomic.Uint64 {
+	next := map[requestKey]outcome{}
 	if p := r.requests.Load(); p != nil {
-		if c, ok := (*p)[key]; ok {
-			return c
+		if o, ok := (*p)[key]; ok {
+			return o.count
 		}
 		next = maps.Clone(*p)
 	}
-	if r.gone.Load() {
-		return nil
+	o := outcome{count: &r.usual.requests}
+	if len(next) > 0 {
+		o.count = new(atomic.Uint64)
 	}
-	code := Other
-	if key.status != 0 {
-		code = strconv.Itoa(key.status)
+	if r.key != overflowKey && !r.m.requests.room(1) {
+		o = outcome{r.m.overflowLocked().countLocked(key), true}
 	}
-	labels := r.key
-	if !r.m.requests.room(1) {
-		labels = routeKey{Overflow, Overflow}
-	}
-	next[key] = r.m.requests.create(labels.route, labels.upstream, methodLabels[key.method], code)
+	next[key] = o
 	r.requests.Store(&next)
-	return next[key]
+	return o.count
 }
 
-func (r *Route) histogram(class int) prometheus.Observer {
-	if h := r.duration[class].Load(); h != nil {
-		return *h
+func (r *Route) durationLocked(class int) *histogram {
+	if h := r.timings.classes[class].Load(); h != nil {
+		return h
 	}
+	h := &r.usual.duration
+	if !r.timings.empty() {
+		h = new(histogram)
+	}
+	if r.key != overflowKey && !r.m.duration.room(1) {
+		h.other = &other{shared: r.m.overflowLocked().durationLocked(class)}
+	} else {
+		r.m.duration.show(h, r.key.route, r.key.upstream, classLabels[class])
+	}
+	r.timings.classes[class].Store(h)
+	return h
+}
+
+// Stats returns what the route's name did, for the status page: the totals of
+// all its recorders, the last minute of this one.
+func (r *Route) Stats() Stats {
+	st := r.timings.stats(time.Now())
+	st.Limited = r.limited.Load()
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
-	if h := r.duration[class].Load(); h != nil {
-		return *h
+	if r.account.name == Overflow { // of many names
+		return st
 	}
-	if r.gone.Load() {
-		return nil
+	sum := r.account.former
+	for _, other := range r.account.recorders {
+		if other != r {
+			sum.add(other)
+		}
 	}
-	labels := r.key
-	if !r.m.duration.room(1) {
-		labels = routeKey{Overflow, Overflow}
-	}
-	h := r.m.duration.create(labels.route, labels.upstream, classLabels[class])
-	r.duration[class].Store(&h)
-	return h
+	st.Requests, st.Errors, st.Limited = st.Requests+sum.requests, st.Errors+sum.errors, st.Limited+sum.limited
+	return st
 }

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -58,11 +59,18 @@ type Upstream struct {
 	m           *Metrics
 	name        string // its label value
 	gone        atomic.Bool
-	requests    [len(classLabels)][len(attemptLabels)]atomic.Pointer[prometheus.Counter]
-	duration    [len(classLabels)]atomic.Pointer[prometheus.Observer]
+	tries       [len(classLabels)][len(attemptLabels)]tries
+	timings     timings
+	limited     atomic.Uint64 // answers with 429
 	failures    [len(failureLabels)]prometheus.Counter
 	transitions [len(breakerStates)]prometheus.Counter
-	window      window
+}
+
+// tries count those of a class and number.
+type tries struct {
+	known  atomic.Bool
+	shared bool // with other upstreams: the family is full
+	own    atomic.Uint64
 }
 
 // Upstream returns the recorder of the upstream name. The same name gives the
@@ -101,11 +109,17 @@ func (m *Metrics) dropUpstream(name string, u *Upstream) {
 		return // shared by others
 	}
 	u.gone.Store(true)
-	labels := prometheus.Labels{"upstream": name}
-	for _, c := range []*counters{m.upRequests, m.upErrors, m.transitions} {
-		c.delete(labels)
+	for class := range u.tries {
+		for attempt := range u.tries[class] {
+			if t := &u.tries[class][attempt]; t.known.Load() && !t.shared {
+				m.upRequests.free(1)
+			}
+		}
 	}
-	m.upDuration.delete(labels)
+	labels := prometheus.Labels{"upstream": name}
+	m.upDuration.drop(&u.timings, labels)
+	m.upErrors.delete(labels)
+	m.transitions.delete(labels)
 }
 
 func (u *Upstream) attempt(a Attempt) {
@@ -116,16 +130,19 @@ func (u *Upstream) attempt(a Attempt) {
 	if a.Broken {
 		return
 	}
-	if c := u.counter(class, min(a.Number, len(attemptLabels)-1)); c != nil {
-		c.Inc()
-	}
-	if h := u.histogram(class); h != nil {
-		h.Observe(a.Duration.Seconds())
-	}
 	if a.Ended.IsZero() {
 		a.Ended = time.Now()
 	}
-	u.window.add(a.Ended, a.Duration, a.Status)
+	n, h := u.series(class, min(a.Number, len(attemptLabels)-1))
+	if n == nil {
+		return
+	}
+	u.timings.turn(a.Ended)
+	n.Add(1)
+	h.observe(requestScale, requestScale.place(a.Duration), a.Duration, "")
+	if a.Status == http.StatusTooManyRequests {
+		u.limited.Add(1)
+	}
 }
 
 func failureIndex(reason string) int {
@@ -137,47 +154,43 @@ func failureIndex(reason string) int {
 	return len(failureLabels) - 1
 }
 
-func (u *Upstream) counter(class, attempt int) prometheus.Counter {
-	p := &u.requests[class][attempt]
-	if c := p.Load(); c != nil {
-		return *c
+// series returns what a try is counted by; nil: the upstream is gone.
+func (u *Upstream) series(class, attempt int) (*atomic.Uint64, *histogram) {
+	t, h := &u.tries[class][attempt], u.timings.classes[class].Load()
+	if t.known.Load() && !t.shared && h != nil {
+		return &t.own, h
 	}
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
-	if c := p.Load(); c != nil {
-		return *c
-	}
 	if u.gone.Load() {
-		return nil
+		return nil, nil
 	}
-	name := u.name
-	if !u.m.upRequests.room(1) {
-		name = Overflow
-	}
-	c := u.m.upRequests.create(name, classLabels[class], attemptLabels[attempt])
-	p.Store(&c)
-	return c
+	return u.countLocked(class, attempt), u.durationLocked(class)
 }
 
-func (u *Upstream) histogram(class int) prometheus.Observer {
-	p := &u.duration[class]
-	if h := p.Load(); h != nil {
-		return *h
+func (u *Upstream) countLocked(class, attempt int) *atomic.Uint64 {
+	t := &u.tries[class][attempt]
+	if !t.known.Load() {
+		t.shared = u.name != Overflow && !u.m.upRequests.room(1)
+		t.known.Store(true)
 	}
-	u.m.mu.Lock()
-	defer u.m.mu.Unlock()
-	if h := p.Load(); h != nil {
-		return *h
+	if t.shared {
+		return u.m.upstreamLocked(Overflow).countLocked(class, attempt)
 	}
-	if u.gone.Load() {
-		return nil
+	return &t.own
+}
+
+func (u *Upstream) durationLocked(class int) *histogram {
+	if h := u.timings.classes[class].Load(); h != nil {
+		return h
 	}
-	name := u.name
-	if !u.m.upDuration.room(1) {
-		name = Overflow
+	h := new(histogram)
+	if u.name != Overflow && !u.m.upDuration.room(1) {
+		h.other = &other{shared: u.m.upstreamLocked(Overflow).durationLocked(class)}
+	} else {
+		u.m.upDuration.show(h, u.name, classLabels[class])
 	}
-	h := u.m.upDuration.create(name, classLabels[class])
-	p.Store(&h)
+	u.timings.classes[class].Store(h)
 	return h
 }
 
@@ -192,4 +205,8 @@ func (u *Upstream) BreakerTransition(to string) {
 }
 
 // Stats returns what the upstream's tries did, for the status page.
-func (u *Upstream) Stats() Stats { return u.window.stats(time.Now()) }
+func (u *Upstream) Stats() Stats {
+	st := u.timings.stats(time.Now())
+	st.Limited = u.limited.Load()
+	return st
+}

@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"math/bits"
 	"sync/atomic"
 	"time"
 )
@@ -21,119 +20,148 @@ const (
 	slotSeconds = 5
 	slotCount   = 13 // a minute and the slot that is being filled
 	rateSlots   = 2  // full slots that a rate is taken over
-	perOctave   = 4
-	bucketCount = 27 * perOctave // microseconds to about two minutes
-	bucketWords = (bucketCount + 63) / 64
 )
 
-// window is a sliding minute of durations in logarithmic buckets, a quarter
-// octave each, so that a quantile is at most an eighth off from 8 µs up. It is lock free;
-// counts that fall into the instant in which a slot is cleared may be lost,
-// which a display can bear and a counter could not: totals are apart.
-type window struct {
-	requests, errors, limited atomic.Uint64
-	slots                     [slotCount]slot
+// timings are durations by class of status, and what they were at times of the
+// last minute, of which that minute is the difference. Recording takes no lock;
+// what is counted while a slot begins may be taken for the slot before, which a
+// display can bear.
+type timings struct {
+	classes [len(classLabels)]atomic.Pointer[histogram]
+	past    atomic.Pointer[[slotCount]counted]
+	slot    atomic.Int64 // that the last one was counted in: which five seconds since 1970
 }
 
-type slot struct {
-	epoch   atomic.Int64 // which five seconds since 1970
-	count   atomic.Uint32
-	errors  atomic.Uint32
-	used    [bucketWords]atomic.Uint64 // a bit for each bucket that is not empty: few are
-	buckets [bucketCount]atomic.Uint32
+// counted is what was counted before a slot began.
+type counted struct {
+	slot   atomic.Int64  // 0: none
+	failed atomic.Uint32 // modulo its size, as the rest: only differences matter
+	places [places]atomic.Uint32
 }
 
-func (w *window) add(now time.Time, d time.Duration, status int) {
-	failed := status == 0 || status >= 500
-	epoch := now.Unix() / slotSeconds
-	s := &w.slots[epoch%slotCount]
-	if old := s.epoch.Load(); old != epoch && s.epoch.CompareAndSwap(old, epoch) {
-		s.count.Store(0)
-		s.errors.Store(0)
-		for i := range s.used {
-			s.used[i].Store(0)
+// failing are the classes that count as errors.
+var failing = [len(classLabels)]bool{0: true, 5: true, len(classLabels) - 1: true}
+
+// turn begins the slot of now, where it has not begun yet. It is called before
+// each count.
+func (t *timings) turn(now time.Time) {
+	slot := now.Unix() / slotSeconds
+	if old := t.slot.Load(); old != slot && old != slot+1 { // one that ended a moment ago
+		t.begin(old, slot)
+	}
+}
+
+func (t *timings) begin(old, slot int64) {
+	if !t.slot.CompareAndSwap(old, slot) {
+		return
+	}
+	past := t.past.Load()
+	if past == nil {
+		past = new([slotCount]counted)
+		t.past.Store(past)
+	}
+	c := &past[slot%slotCount]
+	c.slot.Store(0)
+	sum, failed := t.sum()
+	c.failed.Store(uint32(failed))
+	for p, n := range sum {
+		c.places[p].Store(uint32(n))
+	}
+	c.slot.Store(slot)
+}
+
+// class returns the durations of a class, and makes them where there are none.
+func (t *timings) class(class int) *histogram {
+	if h := t.classes[class].Load(); h != nil {
+		return h
+	}
+	t.classes[class].CompareAndSwap(nil, new(histogram))
+	return t.classes[class].Load()
+}
+
+// empty reports whether there is no class yet.
+func (t *timings) empty() bool {
+	for class := range t.classes {
+		if t.classes[class].Load() != nil {
+			return false
 		}
-		for i := range s.buckets {
-			s.buckets[i].Store(0)
-		}
 	}
-	w.requests.Add(1)
-	s.count.Add(1)
-	if failed {
-		w.errors.Add(1)
-		s.errors.Add(1)
-	} else if status == 429 {
-		w.limited.Add(1)
-	}
-	if b := bucketOf(d); s.buckets[b].Add(1) == 1 {
-		s.used[b/64].Or(1 << (b % 64))
-	}
+	return true
 }
 
-// bucketOf returns the bucket of d: the octave of its microseconds and the two
-// bits after the leading one.
-func bucketOf(d time.Duration) int {
-	us := uint64(max(d.Microseconds(), 1))
-	octave := bits.Len64(us) - 1
-	var part uint64
-	if octave >= 2 {
-		part = us >> (octave - 2) & 3
-	} else {
-		part = us << (2 - octave) & 3
-	}
-	return min(octave*perOctave+int(part), bucketCount-1)
-}
-
-// middle returns the duration in the middle of a bucket.
-func middle(bucket int) time.Duration {
-	base := float64(uint64(1) << (bucket / perOctave))
-	return time.Duration(base * (1 + (float64(bucket%perOctave)+.5)/perOctave) * float64(time.Microsecond))
-}
-
-func (w *window) stats(now time.Time) Stats {
-	st := Stats{Requests: w.requests.Load(), Errors: w.errors.Load(), Limited: w.limited.Load()}
-	epoch := now.Unix() / slotSeconds
-	var sum [bucketCount]uint64
-	var used [bucketWords]uint64
-	var total, recent, failed uint64
-	for i := range w.slots {
-		s := &w.slots[i]
-		age := epoch - s.epoch.Load()
-		if age < 0 || age >= slotCount {
+// sum returns what was counted so far, of all classes and of those that fail.
+func (t *timings) sum() (sum [places]uint64, failed uint64) {
+	for class := range t.classes {
+		h := t.classes[class].Load()
+		if h == nil {
 			continue
 		}
-		if age <= rateSlots {
-			recent += uint64(s.count.Load())
-		}
-		failed += uint64(s.errors.Load())
-		for w := range s.used {
-			set := s.used[w].Load()
-			used[w] |= set
-			for ; set != 0; set &= set - 1 {
-				b := w*64 + bits.TrailingZeros64(set)
-				n := uint64(s.buckets[b].Load())
-				sum[b] += n
-				total += n
+		for p := range h.counts {
+			n := h.counts[p].Load()
+			sum[p] += n
+			if failing[class] {
+				failed += n
 			}
 		}
 	}
-	into := now.Sub(time.Unix(epoch*slotSeconds, 0)).Seconds()
-	st.Rate = float64(recent) / (rateSlots*slotSeconds + into)
+	return sum, failed
+}
+
+// since returns what was counted before the first slot that began at that one
+// or later; nil: nothing was counted since.
+func (t *timings) since(slot int64) (first *counted) {
+	past := t.past.Load()
+	if past == nil {
+		return nil
+	}
+	for i := range past {
+		c := &past[i]
+		if at := c.slot.Load(); at >= slot && (first == nil || at < first.slot.Load()) {
+			first = c
+		}
+	}
+	return first
+}
+
+func (t *timings) stats(now time.Time) Stats {
+	sum, failed := t.sum()
+	var all uint64
+	for _, n := range sum {
+		all += n
+	}
+	st := Stats{Requests: all, Errors: failed}
+	slot := now.Unix() / slotSeconds
+	if c := t.since(slot - rateSlots); c != nil {
+		var recent uint32
+		for p := range c.places {
+			recent += uint32(sum[p]) - c.places[p].Load()
+		}
+		into := now.Sub(time.Unix(slot*slotSeconds, 0)).Seconds()
+		st.Rate = float64(recent) / (rateSlots*slotSeconds + into)
+	}
+	c := t.since(slot - slotCount + 1)
+	if c == nil {
+		return st
+	}
+	var minute [places]uint32
+	var total uint32
+	for p := range minute {
+		minute[p] = uint32(sum[p]) - c.places[p].Load()
+		total += minute[p]
+	}
 	if total == 0 {
 		return st
 	}
-	st.ErrorShare = min(1, float64(failed)/float64(total))
+	st.ErrorShare = min(1, float64(uint32(failed)-c.failed.Load())/float64(total))
 	quantiles := [...]float64{.50, .95, .99}
 	found := [...]*time.Duration{&st.P50, &st.P95, &st.P99}
-	seen, next := uint64(0), 0
-	for w, set := range used {
-		for ; set != 0; set &= set - 1 {
-			b := w*64 + bits.TrailingZeros64(set)
-			seen += sum[b]
-			for next < len(found) && seen > uint64(quantiles[next]*float64(total-1)) {
-				*found[next] = middle(b)
-				next++
-			}
+	var seen uint32
+	next := 0
+	for p, n := range minute {
+		seen += n
+		for next < len(found) && seen > uint32(quantiles[next]*float64(total-1)) {
+			*found[next] = requestScale.middle[p]
+			next++
 		}
 	}
 	return st

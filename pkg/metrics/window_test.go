@@ -2,6 +2,8 @@ package metrics_test
 
 import (
 	"math"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,6 +51,66 @@ func TestStatsAreOfTheLastMinute(t *testing.T) {
 			t.Errorf("one limited, very slow request: %+v", s)
 		}
 		send(1, -1, 0) // a clock that stepped back
+	})
+}
+
+// The page shows the last minute by the slot, whatever came when.
+func TestStatsAreThoseOfAListOfRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type request struct {
+			at     time.Time
+			status int
+		}
+		m := newMetrics(t)
+		r := m.Route("orders", "orders")
+		var list []request
+		const slot = 5 * time.Second
+		random := rand.New(rand.NewPCG(1, 2))
+		for range 400 {
+			if random.IntN(3) == 0 {
+				time.Sleep(time.Duration(random.Int64N([]int64{int64(slot), int64(4 * slot), int64(20 * slot)}[random.IntN(3)])))
+			}
+			q := request{time.Now(), []int{200, 404, 429, 500}[random.IntN(4)]}
+			list = append(list, q)
+			r.Begin()
+			r.End(metrics.Request{Method: "GET", Status: q.status, Duration: time.Duration(q.status) * time.Millisecond})
+
+			now := time.Now()
+			var minute, failed, recent, limited, errors int
+			var middle []int
+			for _, q := range list {
+				age := now.Unix()/5 - q.at.Unix()/5
+				if age <= 2 {
+					recent++
+				}
+				if q.status == 429 {
+					limited++
+				}
+				if q.status == 500 {
+					errors++
+				}
+				if age <= 12 {
+					minute++
+					middle = append(middle, q.status)
+					if q.status == 500 {
+						failed++
+					}
+				}
+			}
+			slices.Sort(middle)
+			s := r.Stats()
+			if int(s.Requests) != len(list) || int(s.Errors) != errors || int(s.Limited) != limited {
+				t.Fatalf("totals %+v of %d requests, %d errors, %d limited", s, len(list), errors, limited)
+			}
+			into := now.Sub(now.Truncate(slot)).Seconds()
+			if want := float64(recent) / (10 + into); math.Abs(s.Rate-want) > .01 {
+				t.Fatalf("rate %v, want %v", s.Rate, want)
+			}
+			if want := float64(failed) / float64(minute); math.Abs(s.ErrorShare-want) > 1e-9 {
+				t.Fatalf("share of errors %v, want %v", s.ErrorShare, want)
+			}
+			near(t, "p50", s.P50, time.Duration(middle[(len(middle)-1)/2])*time.Millisecond)
+		}
 	})
 }
 

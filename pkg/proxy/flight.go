@@ -103,7 +103,7 @@ func (f *flight) prepare() {
 	if f.bodied() && !f.small() {
 		rc := http.NewResponseController(f.w)
 		f.body = newReplay(f.r, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) }) // a test's writer has no deadlines
-		f.body.withhold = f.h.o.Withhold
+		f.body.withhold = f.h.withhold
 	}
 	f.list = f.tried[:0]
 	if f.r.ProtoAtLeast(1, 1) {
@@ -171,8 +171,8 @@ func (f *flight) hold() {
 // bound works out how long the request may take and how often it may be sent.
 func (f *flight) bound() {
 	f.total = f.s.Total
-	if f.h.o.Timeout > 0 {
-		f.total = f.h.o.Timeout
+	if f.h.timeout > 0 {
+		f.total = f.h.timeout
 	}
 	if problem.CallType(f.r) != "" {
 		f.r = f.deadline.begin(f.r, f.start)
@@ -204,8 +204,8 @@ func (f *flight) enter() bool {
 	}
 	f.in = true
 	if limit := f.up.adaptive.Load(); limit != nil {
-		if err := limit.Acquire(f.h.o.Shed, time.Now()); err != nil {
-			f.turnAway(shed(f.h.o.Shed, err))
+		if err := limit.Acquire(f.h.shed, time.Now()); err != nil {
+			f.turnAway(shed(f.h.shed, err))
 			return false
 		}
 		f.limit = limit
@@ -339,11 +339,13 @@ func (f *flight) plain(address string) *http.Request {
 
 // host returns what the instance is told that it is called.
 func (f *flight) host(address string) string {
-	switch {
-	case f.h.own:
-		return address
-	case f.h.host != "":
-		return f.h.host
+	if w := f.h.rewrite; w != nil {
+		switch {
+		case w.own:
+			return address
+		case w.host != "":
+			return w.host
+		}
 	}
 	return f.r.Host
 }
@@ -486,7 +488,7 @@ func (f *flight) report(status int, word, reason string, retried, noBudget bool)
 	}
 	if f.up.options.OnAttempt != nil {
 		f.up.options.OnAttempt(Attempt{
-			Upstream: f.up.name, Route: f.h.o.Name, Instance: f.instance, Number: f.number, Status: status,
+			Upstream: f.up.name, Route: f.h.name, Instance: f.instance, Number: f.number, Status: status,
 			Failure: word, Ended: f.began.Add(f.latency), Duration: f.latency, Retried: retried, Budget: noBudget,
 		})
 	}
@@ -499,7 +501,7 @@ func (f *flight) broke(status int, retried, noBudget bool) {
 	}
 	if f.up.options.OnAttempt != nil {
 		f.up.options.OnAttempt(Attempt{
-			Upstream: f.up.name, Route: f.h.o.Name, Instance: f.instance, Number: f.number, Status: status, Failure: failReset,
+			Upstream: f.up.name, Route: f.h.name, Instance: f.instance, Number: f.number, Status: status, Failure: failReset,
 			Duration: time.Since(f.began), Retried: retried, Budget: noBudget, Broken: true,
 		})
 	}
@@ -552,7 +554,7 @@ func (f *flight) leave(how adaptive.Outcome) {
 	if how == adaptive.Answered && (f.number > 0 || f.body != nil && (f.r.ContentLength < 0 || f.r.ContentLength > uploadCounts)) {
 		how = adaptive.Irrelevant
 	}
-	f.limit.Release(f.h.o.Shed, f.start, time.Now(), how)
+	f.limit.Release(f.h.shed, f.start, time.Now(), how)
 	f.limit = nil
 }
 

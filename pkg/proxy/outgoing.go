@@ -75,12 +75,14 @@ func (f *flight) retarget() {
 	if path == "" {
 		path = f.r.URL.EscapedPath()
 	}
-	if f.h.strip != "" || f.h.prepend != "" || path == "" || path[0] != '/' {
+	if w := f.h.rewrite; w != nil {
 		whole := len(path)
-		path = RewritePath(path, f.h.strip, f.h.prepend)
-		if f.h.strip != "" && len(path) != whole+len(f.h.prepend) {
-			f.r.Header["X-Forwarded-Prefix"] = f.h.prefix
+		path = RewritePath(path, w.strip, w.prepend)
+		if w.strip != "" && len(path) != whole+len(w.prepend) {
+			f.r.Header["X-Forwarded-Prefix"] = w.prefix
 		}
+	} else if path == "" || path[0] != '/' {
+		path = RewritePath(path, "", "")
 	}
 	path = wireSafe(path, false)
 	f.target.Scheme = f.s.scheme
@@ -99,7 +101,7 @@ func (f *flight) retarget() {
 // says of that itself is kept only where the peer is a trusted proxy.
 func (f *flight) forwarded(h http.Header) {
 	prefix, stripped := h["X-Forwarded-Prefix"]
-	stripped = stripped && len(prefix) == 1 && len(f.h.prefix) == 1 && &prefix[0] == &f.h.prefix[0]
+	stripped = stripped && f.h.rewrite != nil && len(prefix) == 1 && len(f.h.rewrite.prefix) == 1 && &prefix[0] == &f.h.rewrite.prefix[0]
 	trusted := f.x != nil && f.x.Trusted
 	if !trusted && (f.x == nil || !f.x.Sanitized) {
 		for name := range h {

@@ -36,9 +36,6 @@ func NewPreview(up *Upstream, o RouteOptions, r *http.Request, x *middleware.Exc
 	out := f.request("")
 	p.Scheme, p.Host, p.Header = out.URL.Scheme, out.Host, out.Header
 	p.Target = out.URL.RequestURI()
-	if h.own {
-		p.Host = ""
-	}
 	p.Connect, p.Response, p.Total = f.s.Connect, f.s.Response, f.total
 	p.Retry, p.Replayable = f.s.Retry, f.replayable
 	p.Retry.On, p.Retry.Methods = slices.Clone(p.Retry.On), slices.Clone(p.Retry.Methods)

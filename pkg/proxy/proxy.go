@@ -33,30 +33,42 @@ type RouteOptions struct {
 }
 
 // handler is the end of a route's chain. Everything that is the same for all
-// of its requests is made once.
+// of its requests is made once. What few routes have is elsewhere: with many
+// routes a handler is in none of the processor's caches, and this one is a line
+// of them.
 type handler struct {
-	up      *Upstream
-	o       RouteOptions
-	strip   string
-	prepend string
-	host    string // empty: preserve or instance
-	own     bool   // Host is the instance's address
+	up       *Upstream
+	timeout  time.Duration
+	shed     adaptive.Class
+	name     string
+	withhold func(trailer http.Header)
+	rewrite  *rewriting // nil: nothing
+}
 
-	prefix []string // X-Forwarded-Prefix; its capacity is its length, so that appending to the field copies
+// rewriting is what a route's instances are told otherwise than the client said.
+type rewriting struct {
+	strip, prepend string   // of paths
+	prefix         []string // X-Forwarded-Prefix; its capacity is its length, so that appending to the field copies
+	host           string   // empty: as it was
+	own            bool     // Host is the instance's address
 }
 
 // New returns the handler that serves a route's requests from up.
 func New(up *Upstream, o RouteOptions) http.Handler {
-	h := &handler{up: up, o: o, strip: slashed(o.Strip), prepend: slashed(o.Prepend)}
+	h := &handler{up: up, timeout: o.Timeout, shed: o.Shed, name: o.Name, withhold: o.Withhold}
+	w := rewriting{strip: slashed(o.Strip), prepend: slashed(o.Prepend)}
+	if w.strip != "" {
+		w.prefix = []string{w.strip}
+	}
 	switch o.Host {
 	case "", "preserve":
 	case "instance":
-		h.own = true
+		w.own = true
 	default:
-		h.host = o.Host
+		w.host = o.Host
 	}
-	if h.strip != "" {
-		h.prefix = []string{h.strip}
+	if w.strip != "" || w.prepend != "" || w.host != "" || w.own {
+		h.rewrite = &w
 	}
 	return h
 }
