@@ -115,10 +115,15 @@ type example struct {
 	atomic.Pointer[prometheus.Exemplar]
 }
 
-// observe counts d at its place, with the trace that it is an example of.
-func (h *histogram) observe(s *scale, place int, d time.Duration, trace string) {
+func (h *histogram) count(place int, d time.Duration) {
 	h.sum.Add(int64(d))
 	h.counts[place].Add(1)
+}
+
+// observe counts d at its place, with the trace that it is an example of, also
+// where scrapes see that.
+func (h *histogram) observe(s *scale, place int, d time.Duration, trace string) {
+	h.count(place, d)
 	switch {
 	case h.other != nil && h.other.shared != nil:
 		h.other.shared.observe(s, place, d, trace)

@@ -95,7 +95,7 @@ type outcome struct {
 }
 
 // usual is the first outcome that a route has, which is that of most of its
-// requests, with the durations of its class; of a route that shares neither.
+// requests, with the durations of its class; of a route whose scrapes see both.
 type usual struct {
 	known    atomic.Bool // the rest is in use, and key stays
 	key      requestKey
@@ -240,9 +240,9 @@ func (r *Route) End(q Request) {
 	r.timings.turn(q.Ended)
 	total.turn(q.Ended)
 	key := requestKey{uint8(methodIndex(q.Method)), uint16(statusIndex(q.Status))}
-	if u := &r.usual; u.known.Load() && u.key == key {
+	if u := &r.usual; u.known.Load() && u.key == key && q.TraceID == "" {
 		u.requests.Add(1)
-		u.duration.observe(requestScale, place, q.Duration, q.TraceID)
+		u.duration.count(place, q.Duration)
 	} else if n, h := r.series(key, class); n != nil {
 		n.Add(1)
 		h.observe(requestScale, place, q.Duration, q.TraceID)
@@ -290,7 +290,7 @@ func (r *Route) series(key requestKey, class int) (*atomic.Uint64, *histogram) {
 		return nil, nil
 	}
 	n, h := r.countLocked(key), r.durationLocked(class)
-	if u := &r.usual; n == &u.requests && h == &u.duration {
+	if u := &r.usual; n == &u.requests && h == &u.duration && h.other == nil {
 		u.key = key
 		u.known.Store(true)
 	}

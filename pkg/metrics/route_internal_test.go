@@ -9,7 +9,7 @@ import (
 // with many routes each further line is a wait of a tenth of a microsecond.
 func TestWhatARequestTouchesIsInOneLine(t *testing.T) {
 	var r Route
-	const line = 64
+	const line, header = 64, 8 // the allocator's own word is before objects of this size
 	for name, at := range map[string]uintptr{
 		"slot":     unsafe.Offsetof(r.timings) + unsafe.Offsetof(r.timings.slot),
 		"m":        unsafe.Offsetof(r.m),
@@ -19,9 +19,8 @@ func TestWhatARequestTouchesIsInOneLine(t *testing.T) {
 		"key":      unsafe.Offsetof(r.usual) + unsafe.Offsetof(r.usual.key),
 		"requests": unsafe.Offsetof(r.usual) + unsafe.Offsetof(r.usual.requests),
 		"sum":      unsafe.Offsetof(r.usual) + unsafe.Offsetof(r.usual.duration) + unsafe.Offsetof(r.usual.duration.sum),
-		"other":    unsafe.Offsetof(r.usual) + unsafe.Offsetof(r.usual.duration) + unsafe.Offsetof(r.usual.duration.other),
 	} {
-		if at/line != 1 {
+		if (at+header)/line != 1 {
 			t.Errorf("%s is at byte %d", name, at)
 		}
 	}

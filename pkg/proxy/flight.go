@@ -473,6 +473,14 @@ func (f *flight) pause() bool {
 	}
 }
 
+// route is the route's name. The exchange has it where a request has just been.
+func (f *flight) route() string {
+	if f.x != nil && f.x.Route != "" {
+		return f.x.Route
+	}
+	return f.h.name
+}
+
 // report gives the account of an attempt whose header or error has come.
 func (f *flight) report(status int, word, reason string, retried, noBudget bool) {
 	if f.latency == 0 {
@@ -488,7 +496,7 @@ func (f *flight) report(status int, word, reason string, retried, noBudget bool)
 	}
 	if f.up.options.OnAttempt != nil {
 		f.up.options.OnAttempt(Attempt{
-			Upstream: f.up.name, Route: f.h.name, Instance: f.instance, Number: f.number, Status: status,
+			Upstream: f.up.name, Route: f.route(), Instance: f.instance, Number: f.number, Status: status,
 			Failure: word, Ended: f.began.Add(f.latency), Duration: f.latency, Retried: retried, Budget: noBudget,
 		})
 	}
@@ -501,7 +509,7 @@ func (f *flight) broke(status int, retried, noBudget bool) {
 	}
 	if f.up.options.OnAttempt != nil {
 		f.up.options.OnAttempt(Attempt{
-			Upstream: f.up.name, Route: f.h.name, Instance: f.instance, Number: f.number, Status: status, Failure: failReset,
+			Upstream: f.up.name, Route: f.route(), Instance: f.instance, Number: f.number, Status: status, Failure: failReset,
 			Duration: time.Since(f.began), Retried: retried, Budget: noBudget, Broken: true,
 		})
 	}

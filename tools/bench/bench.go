@@ -125,6 +125,7 @@ type experiment struct {
 	targets []string
 	shape   shape
 	load    request
+	beside  string // a target that ours is compared with, beside the peers; empty: none
 }
 
 // request is what the load generator sends.
@@ -152,7 +153,7 @@ func (b *bench) measure(e experiment) ([]result, error) {
 		if !chosen(b.options.targets, name) || name == "traefik" && b.options.traefik == "" {
 			continue
 		}
-		t, err := b.starters()[name](name, b.address(), e.shape)
+		t, err := b.start(name, e.shape)
 		if err != nil {
 			return nil, err
 		}
@@ -200,7 +201,10 @@ func (b *bench) cell(t *target, e experiment) (c cell, err error) {
 			return c, fmt.Errorf("warm: %w: %s", err, out)
 		}
 	}
-	before, allocs := t.proc.usage(), t.allocs()
+	scraped := t.allocs()
+	allocs := t.allocs() // a scrape is not the load's: what one allocates is known from two
+	scraped = allocs - scraped
+	before := t.proc.usage()
 	others, err := machine()
 	if err != nil {
 		return c, err
@@ -229,7 +233,7 @@ func (b *bench) cell(t *target, e experiment) (c cell, err error) {
 	c.cost = used.perRequest(c.Requests)
 	c.Noise = max(0, (all.sub(others).seconds()-used.seconds()-b.backend.usage().sub(backend).seconds()-generator.Seconds())/elapsed)
 	if t.admin != "" {
-		c.Allocs = (t.allocs() - allocs) / float64(c.Requests)
+		c.Allocs = (t.allocs() - allocs - scraped) / float64(c.Requests)
 	}
 	c.Memory = t.proc.memory()
 	return c, nil
@@ -244,13 +248,13 @@ func (b *bench) generator(t *target, e experiment) ([]string, error) {
 			return nil, err
 		}
 		path := e.load.path
-		if list := prefixes(e.shape); len(list) > 0 {
+		if list := prefixes(t.shape); len(list) > 0 {
 			path = list[len(list)/2] + path
 		}
 		return []string{"taskset", "-c", loadCore, self, "paced", "-addr", t.addr, "-path", path,
 			"-rate", strconv.Itoa(e.load.rate), "-conns", strconv.Itoa(e.load.conns), "-length", b.length.String()}, nil
 	}
-	paths := prefixes(e.shape)
+	paths := prefixes(t.shape)
 	if len(paths) == 0 {
 		paths = []string{""}
 	}

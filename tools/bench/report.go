@@ -62,6 +62,7 @@ func find(results []result, name string) (result, bool) {
 var labels = map[string]string{
 	"nginx": "nginx", "nginx-default": "nginx, its default buffers", "haproxy": "HAProxy", "caddy": "Caddy", "traefik": "Traefik",
 	"fast": "**Proconsul**", "fast-command": "Proconsul, breaker `command`", "fast-told": "Proconsul, telling clients of their limit",
+	"fast-one": "Proconsul, one route",
 	"std-fast": "Proconsul, listener `std`", "std": "Proconsul, `std` both sides",
 }
 
@@ -79,6 +80,7 @@ func (b *bench) markdown(all map[string][]result) string {
 		}
 		fmt.Fprintf(&w, "\n### %s\n\n    make bench ARGS='-only %s'\n\n", e.title, e.name)
 		b.table(&w, e, results)
+		w.WriteString(e.compared(results))
 	}
 	return w.String()
 }
@@ -117,6 +119,16 @@ func (b *bench) table(w *strings.Builder, e experiment, results []result) {
 		fmt.Fprintf(w, " %.0f | %.0f | %.0f | %.0f | %s%s |\n", r.median(func(c cell) float64 { return c.Rate }), r.median(func(c cell) float64 { return c.P50 }),
 			r.best(func(c cell) float64 { return c.P99 }), r.best(func(c cell) float64 { return c.P999 }), allocs, mark)
 	}
+}
+
+// compared says how ours compares with the target that it is to be compared with.
+func (e experiment) compared(results []result) string {
+	ours, ok := find(results, "fast")
+	other, ok2 := find(results, e.beside)
+	if !ok || !ok2 {
+		return ""
+	}
+	return fmt.Sprintf("\n%s to %s, pair by pair: %.2f; the least of each: %.2f.\n", labels["fast"], labels[e.beside], ratio(ours, other, cpu), ours.best(cpu)/other.best(cpu))
 }
 
 // versions are those of the peers, as they say them.

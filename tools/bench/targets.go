@@ -26,29 +26,42 @@ type target struct {
 	addr  string
 	admin string // ours only
 	proc  *process
+	shape shape
 }
 
 // starters make a target's configuration and run it, each in its own way.
 func (b *bench) starters() map[string]func(name, addr string, s shape) (*target, error) {
 	return map[string]func(string, string, shape) (*target, error){
-		"nginx": b.nginx,
-		"nginx-default": func(n, a string, s shape) (*target, error) {
-			s.defaults = true
-			return b.nginx(n, a, s)
-		},
+		"nginx": b.nginx, "nginx-default": b.nginx,
 		"haproxy": b.haproxy,
 		"caddy":   b.caddy,
 		"traefik": b.traefik,
 		// Listener and upstream engine, then the breaker's.
-		"fast": func(n, a string, s shape) (*target, error) { return b.proconsul(n, a, s, "fast", "fast", "direct") },
-		"fast-told": func(n, a string, s shape) (*target, error) {
-			s.told = true
-			return b.proconsul(n, a, s, "fast", "fast", "direct")
-		},
-		"fast-command": func(n, a string, s shape) (*target, error) { return b.proconsul(n, a, s, "fast", "fast", "command") },
-		"std-fast":     func(n, a string, s shape) (*target, error) { return b.proconsul(n, a, s, "std", "fast", "direct") },
-		"std":          func(n, a string, s shape) (*target, error) { return b.proconsul(n, a, s, "std", "std", "direct") },
+		"fast": b.proconsul("fast", "fast", "direct"), "fast-told": b.proconsul("fast", "fast", "direct"), "fast-one": b.proconsul("fast", "fast", "direct"),
+		"fast-command": b.proconsul("fast", "fast", "command"),
+		"std-fast":     b.proconsul("std", "fast", "direct"),
+		"std":          b.proconsul("std", "std", "direct"),
 	}
+}
+
+// variants are what targets have otherwise than the others of an experiment.
+var variants = map[string]func(*shape){
+	"nginx-default": func(s *shape) { s.defaults = true },
+	"fast-told":     func(s *shape) { s.told = true },
+	"fast-one":      func(s *shape) { s.routes = 1 },
+}
+
+// start runs a target.
+func (b *bench) start(name string, s shape) (*target, error) {
+	if vary := variants[name]; vary != nil {
+		vary(&s)
+	}
+	t, err := b.starters()[name](name, b.address(), s)
+	if err != nil {
+		return nil, err
+	}
+	t.shape = s
+	return t, nil
 }
 
 // write puts a configuration into a file of the target's own folder.
@@ -247,7 +260,13 @@ func (b *bench) traefik(name, addr string, s shape) (*target, error) {
 }
 
 // proconsul runs this gateway as shipped, but for what an experiment switches.
-func (b *bench) proconsul(name, addr string, s shape, listener, upstream, breaker string) (*target, error) {
+func (b *bench) proconsul(listener, upstream, breaker string) func(name, addr string, s shape) (*target, error) {
+	return func(name, addr string, s shape) (*target, error) {
+		return b.gatewayWith(name, addr, s, listener, upstream, breaker)
+	}
+}
+
+func (b *bench) gatewayWith(name, addr string, s shape, listener, upstream, breaker string) (*target, error) {
 	admin := b.address()
 	has := func(layer string) bool { return s.features || strings.Contains(s.layers, layer) }
 	var c strings.Builder
