@@ -388,7 +388,7 @@ func (x *exchange) push(p, end []byte) error {
 func (x *exchange) broken(err error) error {
 	x.answer.err = err
 	x.close = true
-	x.ctx.cancel()
+	x.kept.ctx.cancel()
 	return err
 }
 

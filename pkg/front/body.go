@@ -126,7 +126,7 @@ func (b *body) fail(err error) error {
 	b.err = err
 	var bad wire.Malformed
 	if !errors.As(err, &bad) && !isTimeout(err) {
-		b.x.ctx.cancel()
+		b.x.kept.ctx.cancel()
 	}
 	return err
 }

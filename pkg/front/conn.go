@@ -85,12 +85,12 @@ type conn struct {
 	// phase counts beginnings and ends of requests: it is odd while one is
 	// under way. The sweeper reads it.
 	phase    atomic.Uint64
-	watched  atomic.Bool              // it is in the sweeper's list
-	over     atomic.Bool              // it has ended, or is another's
-	greeting atomic.Bool              // TLS is being agreed on
-	seen     uint64                   // the sweeper's: the phase it saw last
-	rounds   uint                     // and how often
-	current  atomic.Pointer[exchange] // the request under way
+	watched  atomic.Bool          // it is in the sweeper's list
+	over     atomic.Bool          // it has ended, or is another's
+	greeting atomic.Bool          // TLS is being agreed on
+	seen     uint64               // the sweeper's: the phase it saw last
+	rounds   uint                 // and how often
+	current  atomic.Pointer[kept] // of the request under way
 }
 
 // scratch is what a connection needs while it has a request.
@@ -99,9 +99,11 @@ type scratch struct {
 	write  *[writeBufferSize]byte // nil: it has gone with an answer
 	header http.Header            // for answers
 	spare  http.Header            // for requests that release theirs; nil: the last one did not
-	tail   [256]byte
-	vector [3][]byte
-	chunks net.Buffers
+
+	exchange *exchange // likewise, and as new
+	tail     [256]byte
+	vector   [3][]byte
+	chunks   net.Buffers
 }
 
 func newScratch() *scratch { return &scratch{header: make(http.Header, 8)} }
@@ -563,8 +565,8 @@ func (c *conn) cut() {
 
 // abandon cancels the context of the request under way. Anyone may call it.
 func (c *conn) abandon() {
-	if x := c.current.Load(); x != nil {
-		x.ctx.cancel()
+	if k := c.current.Load(); k != nil {
+		k.ctx.cancel()
 	}
 }
 

@@ -25,39 +25,62 @@ var (
 	errTaken    = http.ErrHijacked
 )
 
-// exchange is one request and its answer, in one allocation that is never used
-// again: whoever keeps a part of it does no harm. It is the ResponseWriter.
+// exchange is one request and its answer. It is used again only where its
+// handler has released it; else whoever keeps a part of it does no harm. It is
+// the ResponseWriter.
 type exchange struct {
 	c       *conn
+	kept    *kept
 	req     http.Request
 	url     url.URL
-	ctx     requestContext
 	body    body
 	framing framing
-	values  [12]string // of the header
 
 	answer answer
 
 	close      bool // the connection ends with the answer
 	expecting  bool // the client waits for 100
 	duplex     bool // the body is left alone when the answer begins
-	released   bool // nobody keeps the header's map
+	released   bool // nobody keeps the request or its header's map
 	inside     bool // the connection is being read by whoever called us
 	hijacked   bool
 	finishing  bool // no deadline may be set any more; guarded by deadlines
 	finished   atomic.Bool
-	quiet      atomic.Bool // nothing more is expected from the client
-	continuing sync.Mutex  // held while 100 is sent, or ruled out
-	deadlines  sync.Mutex  // held while a handler's deadline is set
+	continuing sync.Mutex // held while 100 is sent, or ruled out
+	deadlines  sync.Mutex // held while a handler's deadline is set
+}
+
+// kept is what of an exchange is never used again: transports may look at a
+// request's context when it is long over, and header maps made of its own have
+// the lists of its values.
+type kept struct {
+	ctx    requestContext
+	quiet  atomic.Bool // nothing more is expected from the client
+	values [12]string  // of the header
 }
 
 func (c *conn) newExchange() *exchange {
-	x := &exchange{c: c}
-	x.ctx.c = c
-	x.req = *(&http.Request{}).WithContext(&x.ctx)
+	x := c.sc.exchange
+	if c.sc.exchange = nil; x == nil {
+		x = new(exchange)
+	}
+	x.c, x.kept = c, new(kept)
+	x.kept.ctx.c = c
+	x.req = *(&http.Request{}).WithContext(&x.kept.ctx)
 	x.req.RemoteAddr, x.req.TLS = c.remote, c.tls
 	x.answer.length = -1
 	return x
+}
+
+// recycle makes an exchange whose handler has released it fit for another
+// request.
+func (sc *scratch) recycle(x *exchange) {
+	if checked {
+		x.req, x.url = http.Request{}, url.URL{}
+		return
+	}
+	*x = exchange{}
+	sc.exchange = x
 }
 
 // takeHeader returns a map for the request's header.
@@ -86,7 +109,7 @@ func (x *exchange) contained() bool {
 // settled is called when the request's body is at its end.
 func (x *exchange) settled() {
 	if x.c.r == x.c.w {
-		x.quiet.Store(true)
+		x.kept.quiet.Store(true)
 	}
 }
 
@@ -101,17 +124,20 @@ func (c *conn) handle(x *exchange, inside bool) bool {
 		if !x.contained() {
 			c.setDeadline(time.Time{}) // the header's is over
 		}
-		x.quiet.Store(!x.body.chunked && int64(c.w-c.r) == x.body.left)
+		x.kept.quiet.Store(!x.body.chunked && int64(c.w-c.r) == x.body.left)
 	} else {
 		x.settled()
 	}
-	c.current.Store(x)
+	c.current.Store(x.kept)
 	c.phase.Add(1)
 	c.s.watch(c)
 	c.s.counters.requests.Add(1)
 	keep := x.run()
 	c.current.Store(nil)
 	c.phase.Add(1)
+	if keep && x.released {
+		c.sc.recycle(x)
+	}
 	return keep
 }
 
@@ -123,7 +149,7 @@ func (x *exchange) run() (keep bool) {
 		x.abort()
 		return false
 	}
-	x.ctx.cancel()
+	x.kept.ctx.cancel()
 	keep = x.finish()
 	x.spend()
 	return keep
@@ -151,7 +177,7 @@ func (x *exchange) call() (ok bool) {
 
 // abort ends an exchange whose answer is not to be finished.
 func (x *exchange) abort() {
-	x.ctx.cancel()
+	x.kept.ctx.cancel()
 	x.finished.Store(true)
 	x.ruleOutContinue()
 	c := x.c
@@ -224,8 +250,8 @@ func (x *exchange) spend() {
 	}
 }
 
-// ReleaseRequest says that nobody will use the map Request.Header once the
-// handler has returned.
+// ReleaseRequest says that nobody will use the Request, its header's map or its
+// URL once the handler has returned.
 func (x *exchange) ReleaseRequest() { x.released = true }
 
 // EnableFullDuplex implements what http.ResponseController looks for.
@@ -357,7 +383,7 @@ func (c *conn) refuse(r *Refusal) {
 	if req.ProtoMajor == 0 {
 		req.Proto, req.ProtoMajor, req.ProtoMinor = "HTTP/1.1", 1, 1
 	}
-	c.current.Store(x)
+	c.current.Store(x.kept)
 	c.phase.Add(1)
 	_ = c.nc.SetWriteDeadline(time.Now().Add(lingerTime)) // nobody is waited for who does not read
 	x.refuse(r)
@@ -373,7 +399,7 @@ func (x *exchange) refuse(r *Refusal) {
 		}
 	}()
 	x.c.s.o.Refuse(x, &x.req, r)
-	x.ctx.cancel()
+	x.kept.ctx.cancel()
 	x.finish()
 	x.spend()
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -721,9 +722,56 @@ func TestKeptAfterTheHandler(t *testing.T) {
 	kept = nil
 	c.say("GET /release HTTP/1.1\nHost: x\nX-A: 1\n\n")
 	c.hear("GET")
-	c.say("GET /other HTTP/1.1\nHost: y\nX-A: 2\n\n")
-	c.hear("GET")
+	for range 5 {
+		c.say("GET /other HTTP/1.1\nHost: y\nX-A: 2\n\n")
+		c.hear("GET")
+	}
+	if raceEnabled() && kept.URL != nil {
+		t.Errorf("a request that was released and kept is %s", describe(kept))
+	}
 	if _, spoiled := header["Released-By-The-Handler"]; raceEnabled() && !spoiled {
 		t.Errorf("a header that was released and kept is %v", header)
+	}
+}
+
+// What releasing a request does not give away stays good while others follow,
+// on the same connection and on others.
+func TestKeptOfAReleasedRequest(t *testing.T) {
+	type kept struct {
+		path, host, a string
+		list          []string
+		ctx           context.Context
+	}
+	var mu sync.Mutex
+	var all []kept
+	s := serve(t, front.Options{}, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		all = append(all, kept{r.URL.Path, r.Host, r.Header.Get("X-A"), r.Header["X-A"], r.Context()})
+		mu.Unlock()
+		_, _ = io.WriteString(w, r.URL.Path)
+		w.(interface{ ReleaseRequest() }).ReleaseRequest()
+	})
+	var wg sync.WaitGroup
+	for n := range 4 {
+		wg.Go(func() {
+			c := dial(t, s.addr)
+			for i := range 50 {
+				path := fmt.Sprintf("/%d/%d", n, i)
+				c.say("GET " + path + " HTTP/1.1\nHost: h" + path[1:2] + "\nX-A: " + path + "\n\n")
+				if got := c.hear("GET"); got.body != path {
+					t.Errorf("%s was answered with %q", path, got.body)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	seen := map[string]bool{}
+	for _, k := range all {
+		if seen[k.path] = true; k.host != "h"+k.path[1:2] || k.a != k.path || len(k.list) != 1 || k.list[0] != k.path || k.ctx.Err() == nil {
+			t.Errorf("%+v, context ended: %v", k, k.ctx.Err())
+		}
+	}
+	if len(seen) != 200 {
+		t.Errorf("%d requests, want 200", len(seen))
 	}
 }

@@ -18,15 +18,17 @@
 // once it has returned: they fail then, and in builds with the race detector
 // the writer panics.
 //
-// A handler that is called often can save its server the making of a header
-// map for every request by calling ReleaseRequest on the ResponseWriter:
+// A handler that is called often can save its server the making of a request
+// and of a header map every time by calling ReleaseRequest on the
+// ResponseWriter:
 //
 //	w.(interface{ ReleaseRequest() }).ReleaseRequest()
 //
-// With that it says that nobody will use the map Request.Header once the
-// handler has returned; strings and lists of values out of it stay good. In
-// builds with the race detector a map so released is not used again but
-// spoiled, so that whoever kept it finds the field
+// With that it says that nobody will use the Request, its URL, the map
+// Request.Header or the ResponseWriter once the handler has returned; the
+// request's context, strings and lists of values stay good. In builds with the
+// race detector what is so released is not used again but spoiled: whoever kept
+// the request finds an empty one, and who kept the map the field
 // Released-By-The-Handler and nothing else.
 package front
 

@@ -108,7 +108,7 @@ func expectsContinue(values []string) bool {
 // fields fills the header's map.
 func (x *exchange) fields(rest string, f *framing) *Refusal {
 	n := strings.Count(rest, "\n") - 1 // the empty line
-	values := x.values[:0]
+	values := x.kept.values[:0]
 	if n > cap(values) {
 		values = make([]string, 0, n)
 	}

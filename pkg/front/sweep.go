@@ -74,8 +74,8 @@ func (c *conn) look() bool {
 	if phase%2 == 1 {
 		// At 1, 2, 4, 8, 16, 32, 48, ...
 		if n := c.rounds; n&(n-1) == 0 && n <= slowest || n%slowest == 0 {
-			if x := c.current.Load(); x != nil && c.gone(x.quiet.Load()) {
-				x.ctx.cancel()
+			if k := c.current.Load(); k != nil && c.gone(k.quiet.Load()) {
+				k.ctx.cancel()
 			}
 		}
 		return true
