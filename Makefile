@@ -20,6 +20,9 @@ build: ## build bin/proconsul and bin/echo
 test: tools lint ## install what tests need, then run every test on real parts with -race
 	@# One package at a time: those that drive real processes would starve one another.
 	$(GO) test -race -p 1 -timeout 20m ./...
+	@# Memory of requests is used again only without the race detector.
+	$(GO) test -p 1 -timeout 10m ./pkg/front ./pkg/transport ./pkg/proxy ./pkg/gateway ./pkg/metrics ./pkg/middleware/...
+	$(GO) test -run Allocations ./pkg/app
 
 lint: ## gofmt and go vet
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on the files above' >&2; exit 1; }

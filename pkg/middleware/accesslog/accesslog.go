@@ -19,22 +19,8 @@ func New(log *Log) middleware.Middleware {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			x, w := middleware.Account(w)
-			// Handlers below may rewrite the request; the line is about what
-			// the client sent.
-			e := entry{x: x, form: log.form.Load(), method: r.Method, host: x.Host, path: x.Path, proto: r.Proto, peer: r.RemoteAddr, aborted: true}
-			if e.host == "" {
-				e.host = r.Host
-			}
-			if e.path == "" {
-				e.path = r.URL.EscapedPath()
-			}
-			if x.Trace == nil {
-				// Not ours, but what instances may log too.
-				e.claimed, _, _, _ = middleware.ParseTraceparent(r.Header["Traceparent"])
-			}
-			if e.form.fields != nil {
-				e.header = e.form.keep(r.Header)
-			}
+			var e entry
+			e.begin(x, log.form.Load(), r)
 			// Deferred, because a handler that cannot finish an answer panics
 			// with http.ErrAbortHandler.
 			defer log.write(&e)
@@ -53,6 +39,25 @@ type entry struct {
 	claimed                   middleware.TraceID // zero: none
 	header                    []string           // values of the fields that the format names
 	aborted                   bool               // the handler gave up on the answer
+}
+
+// begin notes what the client sent: handlers below may rewrite the request.
+func (e *entry) begin(x *middleware.Exchange, f *form, r *http.Request) {
+	e.x, e.form, e.aborted = x, f, true
+	e.method, e.host, e.path, e.proto, e.peer = r.Method, x.Host, x.Path, r.Proto, r.RemoteAddr
+	if e.host == "" {
+		e.host = r.Host
+	}
+	if e.path == "" {
+		e.path = r.URL.EscapedPath()
+	}
+	if x.Trace == nil {
+		// Not ours, but what instances may log too.
+		e.claimed, _, _, _ = middleware.ParseTraceparent(r.Header["Traceparent"])
+	}
+	if f.fields != nil {
+		e.header = f.keep(r.Header)
+	}
 }
 
 // status is what the client was told, or would have been.

@@ -126,19 +126,38 @@ type guard struct {
 }
 
 func (g *guard) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
+	c, ok := g.admit(w, r)
+	switch {
+	case !ok:
+	case c == nil:
+		next.ServeHTTP(w, r)
+	default:
+		g.follow(c, next, w, r)
+	}
+}
+
+// admit takes a request's tokens, and reports whether it may pass: its client
+// has its answer otherwise. The charge is returned where it is needed until the
+// request ends. Most are not, and who comes next finds it in the processor's
+// cache.
+func (g *guard) admit(w http.ResponseWriter, r *http.Request) (kept *charge, ok bool) {
 	ex := middleware.Of(w)
 	c := g.charges.Get().(*charge)
 	c.exchange = ex
-	defer g.release(c)
+	defer func() {
+		if kept == nil {
+			g.release(c)
+		}
+	}()
 	if refusal := c.gather(g.rules, r); refusal != nil {
 		g.tell(ex, c.n-1, c, limited)
 		problem.Write(w, r, refusal)
-		return
+		return nil, false
 	}
 	denied := g.lim.TakeAll(r.Context(), c.demands[:c.n], c.decisions[:c.n])
 	if denied >= 0 && r.Context().Err() != nil {
 		problem.Write(w, r, problem.New(problem.ClientCanceled, "", context.Cause(r.Context())))
-		return
+		return nil, false
 	}
 	if denied >= 0 {
 		d := &c.decisions[denied]
@@ -148,7 +167,7 @@ func (g *guard) serve(next http.Handler, w http.ResponseWriter, r *http.Request)
 			f.set(w.Header())
 		}
 		problem.Write(w, r, refusal(d, &c.tiers[denied]))
-		return
+		return nil, false
 	}
 	word := allowed
 	for i := range c.n {
@@ -171,6 +190,16 @@ func (g *guard) serve(next http.Handler, w http.ResponseWriter, r *http.Request)
 	if ex != nil {
 		ex.RateLimit = word
 	}
+	if c.late() || c.shown() {
+		return c, true
+	}
+	return nil, true
+}
+
+// follow serves a request with what its charge has for its answer: what clients
+// are told, and what it costs beside.
+func (g *guard) follow(c *charge, next http.Handler, w http.ResponseWriter, r *http.Request) {
+	defer g.release(c)
 	if c.late() {
 		defer g.chargeLate(c, w.Header())
 	}
