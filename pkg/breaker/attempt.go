@@ -34,6 +34,7 @@ type Timed interface {
 // no timer of the breaker runs any more. Answers are returned whatever their
 // status, also those that count as failures.
 //
+// began is when the attempt began, which the caller has looked at a clock for.
 // try is how long the instance may take for the header; 0 is no bound. Time in
 // which the transport waits for the client's part of the request body does not
 // count, and the full time begins again after each part: it is the instance
@@ -44,8 +45,8 @@ type Timed interface {
 // caller's goroutine. The request's context must end with the request, as a
 // server's does: it is what frees the attempt's own. Where next is Timed, it is
 // used as that.
-func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, try time.Duration) (*http.Response, error) {
-	if resp, made, err := b.plain(req, next, try); made {
+func (b *Breaker) RoundTrip(req *http.Request, next http.RoundTripper, began time.Time, try time.Duration) (*http.Response, error) {
+	if resp, made, err := b.plain(req, next, began, try); made {
 		return resp, err
 	}
 	return b.guarded(req, next, try)

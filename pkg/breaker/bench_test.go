@@ -46,14 +46,14 @@ func BenchmarkRoundTrip(b *testing.B) {
 		}
 		defer r.Release("bench " + name)
 		roundTrip := func(try time.Duration) error {
-			_, err := x.RoundTrip(req, next, try)
+			_, err := x.RoundTrip(req, next, time.Now(), try)
 			return err
 		}
 		run(name, 0, roundTrip)
 		run(name+" with a timer", time.Minute, roundTrip)
 		own := timed(func(*http.Request, time.Time) (*http.Response, error) { return resp, nil })
 		run(name+" in the transport's time", time.Minute, func(try time.Duration) error {
-			_, err := x.RoundTrip(req, own, try)
+			_, err := x.RoundTrip(req, own, time.Now(), try)
 			return err
 		})
 	}
@@ -69,12 +69,12 @@ func BenchmarkRefused(b *testing.B) {
 		defer r.Release("refused " + engine)
 		req := request(b, b.Context())
 		for x.State() != breaker.Open {
-			_, _ = x.RoundTrip(req, via(broken), 0)
+			_, _ = x.RoundTrip(req, via(broken), time.Now(), 0)
 		}
 		b.Run(engine, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := x.RoundTrip(req, via(broken), 0); err != breaker.ErrOpen {
+				if _, err := x.RoundTrip(req, via(broken), time.Now(), 0); err != breaker.ErrOpen {
 					b.Fatal(err)
 				}
 			}

@@ -125,7 +125,7 @@ func once(t testing.TB, b *breaker.Breaker, next http.RoundTripper, try time.Dur
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	resp, err := b.RoundTrip(request(t, ctx), next, try)
+	resp, err := b.RoundTrip(request(t, ctx), next, time.Now(), try)
 	if err != nil {
 		if resp != nil {
 			t.Error("an error and an answer")
@@ -380,7 +380,7 @@ func TestNeutral(t *testing.T) {
 					if tt.end != nil {
 						tt.end(cancel)
 					}
-					if resp, err := b.RoundTrip(tt.request(ctx), tt.next, time.Minute); err == nil {
+					if resp, err := b.RoundTrip(tt.request(ctx), tt.next, time.Now(), time.Minute); err == nil {
 						resp.Body.Close()
 						t.Fatal("no error")
 					}
@@ -441,7 +441,7 @@ func TestDeadlineIsATimeout(t *testing.T) {
 		parts.Eventually(t, 10*time.Second, "timeouts open the breaker", func() bool {
 			ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, errTotal)
 			defer cancel()
-			_, err = b.RoundTrip(request(t, ctx), via(hung), time.Minute)
+			_, err = b.RoundTrip(request(t, ctx), via(hung), time.Now(), time.Minute)
 			if !errors.Is(err, breaker.ErrTimeout) && !errors.Is(err, breaker.ErrOpen) {
 				t.Fatalf("error %v", err)
 			}
@@ -642,7 +642,7 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 		for range 100 {
 			wg.Go(func() {
 				r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
-				if resp, err := b.RoundTrip(r, transport, 20*time.Millisecond); !errors.Is(err, breaker.ErrTimeout) {
+				if resp, err := b.RoundTrip(r, transport, time.Now(), 20*time.Millisecond); !errors.Is(err, breaker.ErrTimeout) {
 					t.Errorf("error %v", err)
 					if err == nil {
 						resp.Body.Close()

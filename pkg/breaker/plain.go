@@ -12,7 +12,7 @@ import (
 // an attempt in the caller's goroutine comes to, in a third of the stack, which
 // every request that waits for its instance holds. It reports false where the
 // attempt is another's to make.
-func (b *Breaker) plain(req *http.Request, next http.RoundTripper, try time.Duration) (resp *http.Response, made bool, err error) {
+func (b *Breaker) plain(req *http.Request, next http.RoundTripper, began time.Time, try time.Duration) (resp *http.Response, made bool, err error) {
 	if try <= 0 || req.Body != nil && req.Body != http.NoBody || b.forced.Load() != nil {
 		return nil, false, nil
 	}
@@ -20,10 +20,9 @@ func (b *Breaker) plain(req *http.Request, next http.RoundTripper, try time.Dura
 	if !ok {
 		return nil, false, nil
 	}
-	now := time.Now()
 	config := b.config.Load()
 	if !config.Disabled {
-		if config.Engine != EngineDirect || !b.calm(now) || !b.enter() {
+		if config.Engine != EngineDirect || !b.calm(began) || !b.enter() {
 			return nil, false, nil
 		}
 		defer b.leave()
@@ -36,15 +35,15 @@ func (b *Breaker) plain(req *http.Request, next http.RoundTripper, try time.Dura
 		}
 	}()
 	epoch, state := b.current()
-	by := now.Add(try)
+	by := began.Add(try)
 	resp, err = timed.RoundTripBy(req, by)
 	if err != nil || resp == nil || config.fault(req, resp) {
-		resp, err = b.mishap(config, req, resp, err, now, by, epoch, state)
+		resp, err = b.mishap(config, req, resp, err, began, by, epoch, state)
 		return resp, true, err
 	}
 	b.count(success)
 	if !config.Disabled {
-		b.report(config.circuit, b.evidence(config.circuit, success, epoch, state), now)
+		b.report(config.circuit, b.evidence(config.circuit, success, epoch, state), began)
 	}
 	return resp, true, nil
 }

@@ -50,7 +50,7 @@ func send(t *testing.T, b *breaker.Breaker, transport http.RoundTripper, method,
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
-	resp, err := b.RoundTrip(r, transport, shortTry)
+	resp, err := b.RoundTrip(r, transport, time.Now(), shortTry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func TestSlowUpload(t *testing.T) {
 			}, false)
 			b, _ := newBreaker(t, breaker.Settings{Engine: engine})
 			r, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, url, slowly())
-			if _, err := b.RoundTrip(r, transport, shortTry); !errors.Is(err, breaker.ErrTimeout) {
+			if _, err := b.RoundTrip(r, transport, time.Now(), shortTry); !errors.Is(err, breaker.ErrTimeout) {
 				t.Errorf("error %v", err)
 			}
 			if got := b.Counters(); got != (breaker.Counters{Timeout: 1}) {
@@ -192,7 +192,7 @@ func TestSlowUpload(t *testing.T) {
 			defer close(end)
 			b, _ := newBreaker(t, breaker.Settings{Engine: engine})
 			r, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, url, io.LimitReader(zeros{}, 1<<30))
-			if _, err := b.RoundTrip(r, transport, shortTry); !errors.Is(err, breaker.ErrTimeout) {
+			if _, err := b.RoundTrip(r, transport, time.Now(), shortTry); !errors.Is(err, breaker.ErrTimeout) {
 				t.Errorf("error %v", err)
 			}
 			if got := b.Counters(); got != (breaker.Counters{Timeout: 1}) {
@@ -207,7 +207,7 @@ func TestSlowUpload(t *testing.T) {
 			defer cancel()
 			defer time.AfterFunc(beyond, func() { out.Close() }).Stop()
 			r, _ := http.NewRequestWithContext(ctx, http.MethodPost, url, in)
-			if _, err := b.RoundTrip(r, transport, time.Minute); !errors.Is(err, breaker.ErrTimeout) {
+			if _, err := b.RoundTrip(r, transport, time.Now(), time.Minute); !errors.Is(err, breaker.ErrTimeout) {
 				t.Errorf("error %v", err)
 			}
 			if got := b.Counters(); got != (breaker.Counters{Canceled: 1}) {
@@ -221,7 +221,7 @@ func TestSlowUpload(t *testing.T) {
 			}, false)
 			b, _ := newBreaker(t, breaker.Settings{Engine: engine})
 			r, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, url, io.LimitReader(zeros{}, 1<<30))
-			if _, err := b.RoundTrip(r, transport, time.Minute); err == nil {
+			if _, err := b.RoundTrip(r, transport, time.Now(), time.Minute); err == nil {
 				t.Error("no error")
 			}
 			if got := b.Counters(); got != (breaker.Counters{Failure: 1}) {
@@ -245,7 +245,7 @@ func TestBodyClosedByTheTransport(t *testing.T) {
 				t.Error("a closed body can be read")
 			}
 			return nil, errReset
-		}), time.Minute)
+		}), time.Now(), time.Minute)
 		if got := b.Counters(); !errors.Is(err, errReset) || got != (breaker.Counters{Failure: 1}) {
 			t.Errorf("error %v, counters %+v", err, got)
 		}
@@ -285,7 +285,7 @@ func TestClientsThatHangUp(t *testing.T) {
 			defer b.Release()
 			out, _ := http.NewRequestWithContext(r.Context(), r.Method, url+r.URL.Path, r.Body)
 			out.ContentLength = r.ContentLength
-			resp, err := b.RoundTrip(out, transport, time.Minute)
+			resp, err := b.RoundTrip(out, transport, time.Now(), time.Minute)
 			if err != nil {
 				w.WriteHeader(502)
 				return

@@ -34,16 +34,16 @@ func TestTimed(t *testing.T) {
 			time.Sleep(time.Until(by))
 			return nil, context.DeadlineExceeded
 		}
-		_, err := b.RoundTrip(request(t, t.Context()), timed(until), 20*time.Millisecond)
+		_, err := b.RoundTrip(request(t, t.Context()), timed(until), time.Now(), 20*time.Millisecond)
 		if !errors.Is(err, breaker.ErrTimeout) || !strings.Contains(err.Error(), "20ms") {
 			t.Errorf("got error %v, want a timeout after 20ms", err)
 		}
 		early := errors.New("refused")
-		if _, err = b.RoundTrip(request(t, t.Context()), timed(func(*http.Request, time.Time) (*http.Response, error) { return nil, early }), time.Minute); err != early {
+		if _, err = b.RoundTrip(request(t, t.Context()), timed(func(*http.Request, time.Time) (*http.Response, error) { return nil, early }), time.Now(), time.Minute); err != early {
 			t.Errorf("got error %v, want the transport's", err)
 		}
 		for range 3 {
-			resp, err := b.RoundTrip(request(t, t.Context()), timed(func(*http.Request, time.Time) (*http.Response, error) { return answer, nil }), time.Minute)
+			resp, err := b.RoundTrip(request(t, t.Context()), timed(func(*http.Request, time.Time) (*http.Response, error) { return answer, nil }), time.Now(), time.Minute)
 			if resp != answer || err != nil {
 				t.Errorf("got %v, %v", resp, err)
 			}
@@ -52,7 +52,7 @@ func TestTimed(t *testing.T) {
 		_, err = b.RoundTrip(request(t, left), timed(func(req *http.Request, by time.Time) (*http.Response, error) {
 			leave()
 			return nil, context.Cause(req.Context())
-		}), time.Minute)
+		}), time.Now(), time.Minute)
 		if err != context.Canceled {
 			t.Errorf("got error %v, want that the client has left", err)
 		}
@@ -63,7 +63,7 @@ func TestTimed(t *testing.T) {
 				t.Error("a request with a body is timed by the transport")
 			}
 			return answer, nil
-		}), time.Minute); err != nil {
+		}), time.Now(), time.Minute); err != nil {
 			t.Error(err)
 		}
 		if got := b.Counters(); got != (breaker.Counters{Success: 4, Failure: 1, Timeout: 1, Canceled: 1}) {

@@ -38,7 +38,7 @@ func (c client) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		began := time.Now()
-		resp, err := c.up.breaker.RoundTrip(out, s.main, c.bound(ctx, s, start, began))
+		resp, err := c.up.breaker.RoundTrip(out, s.main, began, c.bound(ctx, s, start, began))
 		latency := time.Since(began)
 		a := Attempt{Upstream: c.up.name, Instance: pick.Instance().ID, Number: number, Ended: began.Add(latency), Duration: latency}
 		if err == nil {

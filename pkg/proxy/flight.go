@@ -41,7 +41,7 @@ type flight struct {
 
 	// What every attempt sends.
 	header  http.Header
-	target  url.URL // without Host
+	target  url.URL // its Host is that of the attempt under way
 	upgrade string  // protocol to switch to; empty: none
 	body    *replay // nil: no body
 
@@ -60,13 +60,11 @@ type flight struct {
 
 	tried [4]*balancer.Member // backing array of the list
 	list  []*balancer.Member
-	url   url.URL      // of the request below
 	out   http.Request // of an attempt that sends no body on the fast engine
 
 	deadline deadline // of a gRPC call
 
-	traced  bool // trace has hooks
-	trace   httptrace.ClientTrace
+	trace   *httptrace.ClientTrace // nil: no hooks
 	interim interim
 
 	peer [3][1]string // backing arrays of header values
@@ -155,13 +153,15 @@ func (f *flight) takeIn() error {
 // hold makes what attempts need that go to net/http's transport, or send a body.
 func (f *flight) hold() {
 	f.held = true
+	if f.interim.w == nil && f.body == nil {
+		return
+	}
+	f.trace = &httptrace.ClientTrace{}
 	if f.interim.w != nil {
 		f.trace.Got1xxResponse = f.interim.forward
-		f.traced = true
 	}
 	if f.body != nil {
 		f.trace.GotConn = f.body.sentOn
-		f.traced = true
 	}
 	if f.body != nil && f.body.expect {
 		f.trace.Got100Continue = func() { f.body.wanted.Store(true) }
@@ -289,7 +289,7 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 	if f.deadline.cancel != nil {
 		next = punctual{next, f.deadline.at}
 	}
-	resp, err := f.up.breaker.RoundTrip(out, next, try)
+	resp, err := f.up.breaker.RoundTrip(out, next, f.began, try)
 	f.interim.end()
 	f.latency = time.Since(f.began)
 	if err == nil {
@@ -324,12 +324,11 @@ func (f *flight) next(address string) (*http.Request, http.RoundTripper) {
 
 // plain returns a request without a body, in the flight's own memory.
 func (f *flight) plain(address string) *http.Request {
-	f.url = f.target
-	f.url.Host = address
+	f.target.Host = address
 	// A copy brings the context along, which nothing else can put in its place.
 	f.out = *f.r
 	out := &f.out
-	out.URL, out.Header, out.Host = &f.url, f.header, f.host(address)
+	out.URL, out.Header, out.Host = &f.target, f.header, f.host(address)
 	out.Proto, out.ProtoMajor, out.ProtoMinor = "HTTP/1.1", 1, 1
 	out.Body, out.GetBody, out.ContentLength, out.TransferEncoding, out.Trailer = nil, nil, 0, nil, nil
 	out.Form, out.PostForm, out.MultipartForm = nil, nil, nil
@@ -355,8 +354,8 @@ func (f *flight) request(address string) *http.Request {
 	u := f.target
 	u.Host = address
 	ctx := f.r.Context()
-	if f.traced {
-		ctx = httptrace.WithClientTrace(ctx, &f.trace)
+	if f.trace != nil {
+		ctx = httptrace.WithClientTrace(ctx, f.trace)
 	}
 	header := f.header
 	if f.x != nil && f.x.Followed {
