@@ -735,3 +735,23 @@ route as ~_none~. A metric has at most ~metrics.max_series~ label sets, a histog
 		t.Errorf("%s is not what is registered (go test ./pkg/metrics -update writes it anew) %v", path, err)
 	}
 }
+
+// Many requests are a route's first at once.
+func TestTheFirstRequestsOfARouteAreCounted(t *testing.T) {
+	m := newMetrics(t)
+	for i := range 50 {
+		r := m.Route(fmt.Sprintf("r%d", i), "u")
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				r.Begin()
+				r.End(metrics.Request{Method: "GET", Status: 200})
+			})
+		}
+		wg.Wait()
+		if got := r.Stats().Requests; got != 4 {
+			t.Fatalf("%d requests, want 4", got)
+		}
+	}
+	wantLine(t, scrape(t, m), `proconsul_requests_total{code="200",method="GET",route="r49",upstream="u"} 4`)
+}

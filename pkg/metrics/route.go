@@ -290,7 +290,7 @@ func (r *Route) series(key requestKey, class int) (*atomic.Uint64, *histogram) {
 		return nil, nil
 	}
 	n, h := r.countLocked(key), r.durationLocked(class)
-	if u := &r.usual; n == &u.requests && h == &u.duration && h.other == nil {
+	if u := &r.usual; n == &u.requests && h == &u.duration && h.other == nil && !u.known.Load() {
 		u.key = key
 		u.known.Store(true)
 	}
