@@ -17,6 +17,10 @@ type line struct {
 	opens int64    // mono at which it may pass
 
 	booked []*booking // of a policy that hands out turns ahead of time
+
+	// leaving is held by who gives a turn back, over both: what the last turn had
+	// can be given back only before anything that was had before it.
+	leaving sync.Mutex
 }
 
 // turn is a place in a line.
@@ -227,8 +231,10 @@ func (l *Limiter) reserve(ctx context.Context, e *entry, p *Policy, cost int64, 
 		case <-turn.C:
 		case <-b.moved:
 		case <-ctx.Done():
+			ln.leaving.Lock()
 			d.origin = ln.cancel(b)
 			l.giveBack(d)
+			ln.leaving.Unlock()
 			d.RetryAfter = micros(max(1, d.due-l.mono()))
 			return
 		}

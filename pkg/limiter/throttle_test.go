@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -229,6 +230,33 @@ func TestWhoLeavesFreesItsPlace(t *testing.T) {
 			}
 			if d := l.Take(t.Context(), p, "k", 1); !d.Allowed || d.Delayed > 5*time.Second {
 				t.Errorf("%s: forty who left before made the next one wait %v: %+v", name, d.Delayed, d)
+			}
+		}
+	})
+}
+
+// Many who leave at the same moment give their places back one after the other,
+// the last first: none is lost between them.
+func TestAllWhoLeaveAtOnceGiveTheirPlacesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, err := limiter.New(limiter.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := policy(t, limiter.Settings{Name: "bucket", MaxDelay: time.Minute, MaxQueue: 1000,
+			Limits: []limiter.Limit{{Count: 2, Window: time.Second, Algorithm: limiter.TokenBucket, Burst: 1}}})
+		for round := range 200 {
+			key := strconv.Itoa(round)
+			l.Take(t.Context(), p, key, 1)
+			ctx, leave := context.WithCancel(t.Context())
+			for range 100 {
+				go l.Take(ctx, p, key, 1)
+			}
+			synctest.Wait()
+			leave()
+			synctest.Wait()
+			if d := l.Take(t.Context(), p, key, 1); !d.Allowed || d.Delayed > time.Second {
+				t.Fatalf("round %d: after a hundred who left the next one waits %v: %+v", round, d.Delayed, d)
 			}
 		}
 	})
