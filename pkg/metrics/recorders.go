@@ -65,7 +65,7 @@ func (c recorders) Collect(ch chan<- prometheus.Metric) {
 	for u := range upstreams {
 		for class := range u.tries {
 			for attempt := range u.tries[class] {
-				if t := &u.tries[class][attempt]; t.known.Load() && !t.shared {
+				if t := &u.tries[class][attempt]; t.shown() {
 					m.upRequests.collect(ch, prometheus.CounterValue, float64(t.own.Load()), u.name, classLabels[class], attemptLabels[attempt])
 				}
 			}

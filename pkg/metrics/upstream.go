@@ -68,10 +68,12 @@ type Upstream struct {
 
 // tries count those of a class and number.
 type tries struct {
-	known  atomic.Bool
-	shared bool // with other upstreams: the family is full
-	own    atomic.Uint64
+	count atomic.Pointer[atomic.Uint64] // own, or what upstreams beyond the family's bound share; nil: there were none
+	own   atomic.Uint64
 }
+
+// shown reports whether scrapes see own.
+func (t *tries) shown() bool { return t.count.Load() == &t.own }
 
 // Upstream returns the recorder of the upstream name. The same name gives the
 // same recorder.
@@ -111,7 +113,7 @@ func (m *Metrics) dropUpstream(name string, u *Upstream) {
 	u.gone.Store(true)
 	for class := range u.tries {
 		for attempt := range u.tries[class] {
-			if t := &u.tries[class][attempt]; t.known.Load() && !t.shared {
+			if u.tries[class][attempt].shown() {
 				m.upRequests.free(1)
 			}
 		}
@@ -156,9 +158,8 @@ func failureIndex(reason string) int {
 
 // series returns what a try is counted by; nil: the upstream is gone.
 func (u *Upstream) series(class, attempt int) (*atomic.Uint64, *histogram) {
-	t, h := &u.tries[class][attempt], u.timings.classes[class].Load()
-	if t.known.Load() && !t.shared && h != nil {
-		return &t.own, h
+	if n, h := u.tries[class][attempt].count.Load(), u.timings.classes[class].Load(); n != nil && h != nil {
+		return n, h
 	}
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
@@ -170,14 +171,15 @@ func (u *Upstream) series(class, attempt int) (*atomic.Uint64, *histogram) {
 
 func (u *Upstream) countLocked(class, attempt int) *atomic.Uint64 {
 	t := &u.tries[class][attempt]
-	if !t.known.Load() {
-		t.shared = u.name != Overflow && !u.m.upRequests.room(1)
-		t.known.Store(true)
+	if n := t.count.Load(); n != nil {
+		return n
 	}
-	if t.shared {
-		return u.m.upstreamLocked(Overflow).countLocked(class, attempt)
+	n := &t.own
+	if u.name != Overflow && !u.m.upRequests.room(1) {
+		n = u.m.upstreamLocked(Overflow).countLocked(class, attempt)
 	}
-	return &t.own
+	t.count.Store(n)
+	return n
 }
 
 func (u *Upstream) durationLocked(class int) *histogram {
