@@ -88,10 +88,9 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	text := b.markdown(results)
-	fmt.Println(text)
+	fmt.Println(b.markdown(results, ""))
 	if o.report != "" {
-		return replace(o.report, text)
+		return replace(o.report, func(old string) string { return b.markdown(results, old) })
 	}
 	return nil
 }

@@ -68,21 +68,51 @@ var labels = map[string]string{
 
 func cpu(c cell) float64 { return c.total() }
 
-// markdown is the tables of all experiments that were run.
-func (b *bench) markdown(all map[string][]result) string {
-	var w strings.Builder
-	fmt.Fprintf(&w, "%s, %s, %d cores: load and backend on one, the proxy alone on the other. %s, %d rounds of %s, medians; ratios pair by pair.\n",
+// markdown is the tables of all experiments that were run. Where only some were,
+// those of a run before that wrote old stay as they are, and each new one says
+// how it was measured.
+func (b *bench) markdown(all map[string][]result, old string) string {
+	how := fmt.Sprintf("%s, %s, %d cores: load and backend on one, the proxy alone on the other. %s, %d rounds of %s, medians; ratios pair by pair.\n",
 		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), b.versions(), b.rounds, b.length)
+	apart := b.only != "" && old != ""
+	before := sections(old)
+	var w strings.Builder
+	if apart {
+		w.WriteString(before[""])
+	} else {
+		w.WriteString(how)
+	}
 	for _, e := range b.experiments() {
 		results := all[e.name]
-		if len(results) == 0 {
+		switch {
+		case len(results) == 0 && apart:
+			w.WriteString(before[e.title])
+			continue
+		case len(results) == 0:
 			continue
 		}
-		fmt.Fprintf(&w, "\n### %s\n\n    make bench ARGS='-only %s'\n\n", e.title, e.name)
+		fmt.Fprintf(&w, "%s%s\n\n    make bench ARGS='-only %s'\n\n", heading, e.title, e.name)
+		if apart {
+			fmt.Fprintf(&w, "Apart from the others: %s\n", how)
+		}
 		b.table(&w, e, results)
 		w.WriteString(e.compared(results))
 	}
 	return w.String()
+}
+
+const heading = "\n### "
+
+// sections are the parts of the tables by their titles, each with its heading;
+// what comes before the first has none.
+func sections(text string) map[string]string {
+	parts := strings.Split(text, heading)
+	all := map[string]string{"": parts[0]}
+	for _, p := range parts[1:] {
+		title, _, _ := strings.Cut(p, "\n")
+		all[title] = heading + p
+	}
+	return all
 }
 
 func (b *bench) table(w *strings.Builder, e experiment, results []result) {
@@ -154,16 +184,16 @@ const (
 	endMark   = "<!-- end of the tables -->\n"
 )
 
-// replace puts the tables into a document, between its marks.
-func replace(path, text string) error {
+// replace changes the tables of a document, which are between its marks.
+func replace(path string, change func(old string) string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
 	head, rest, ok := strings.Cut(string(b), beginMark)
-	_, tail, ok2 := strings.Cut(rest, endMark)
+	old, tail, ok2 := strings.Cut(rest, endMark)
 	if !ok || !ok2 {
 		return fmt.Errorf("%s has no marks for the tables", path)
 	}
-	return os.WriteFile(path, []byte(head+beginMark+text+endMark+tail), 0o644)
+	return os.WriteFile(path, []byte(head+beginMark+change(old)+endMark+tail), 0o644)
 }
