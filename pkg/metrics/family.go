@@ -61,15 +61,8 @@ func (c *counters) delete(labels prometheus.Labels) {
 }
 
 func (g *gauges) create(labels ...string) prometheus.Gauge { return g.vec.WithLabelValues(labels...) }
-func (g *gauges) delete(labels prometheus.Labels) {
-	g.free(g.vec.DeletePartialMatch(labels))
-}
-
 func (h *histograms) create(labels ...string) prometheus.Observer {
 	return h.vec.WithLabelValues(labels...)
-}
-func (h *histograms) delete(labels prometheus.Labels) {
-	h.free(h.vec.DeletePartialMatch(labels))
 }
 
 // single is a family of one histogram.
