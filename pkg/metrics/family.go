@@ -9,17 +9,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// counters, gauges and histograms are families with labels and a bound on
-// their label sets. Creation and deletion are called under Metrics.mu or
-// before Metrics is shared. recorded and durations are families that recorders
-// count themselves and a scrape asks them for (recorders.go).
+// counters, gauges and histograms are families with labels; all but gauges,
+// whose labels are the gateway's own, with a bound on their label sets. Creation
+// and deletion are called under Metrics.mu or before Metrics is shared. recorded
+// and durations are families that recorders count themselves and a scrape asks
+// them for (recorders.go).
 type (
 	counters struct {
 		bound
 		vec *prometheus.CounterVec
 	}
 	gauges struct {
-		bound
 		vec *prometheus.GaugeVec
 	}
 	histograms struct {
@@ -113,7 +113,7 @@ func (m *Metrics) gauges(name, help string, labels ...string) *gauges {
 	m.describe("gauge", name, help, labels)
 	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
 	m.registry.MustRegister(v)
-	return &gauges{bound{max: m.options.MaxSeries}, v}
+	return &gauges{v}
 }
 
 func (m *Metrics) gauge(name, help string) prometheus.Gauge {
