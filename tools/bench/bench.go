@@ -209,7 +209,7 @@ func (b *bench) cell(t *target, e experiment) (c cell, err error) {
 	if err != nil {
 		return c, err
 	}
-	backend, began := b.backend.usage(), time.Now()
+	beside, began := b.beside(t), time.Now()
 	var out, faults bytes.Buffer
 	cmd := exec.CommandContext(b.ctx, args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = &out, &faults
@@ -231,12 +231,22 @@ func (b *bench) cell(t *target, e experiment) (c cell, err error) {
 	}
 	generator := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	c.cost = used.perRequest(c.Requests)
-	c.Noise = max(0, (all.sub(others).seconds()-used.seconds()-b.backend.usage().sub(backend).seconds()-generator.Seconds())/elapsed)
+	c.Noise = max(0, (all.sub(others).seconds()-used.seconds()-b.beside(t).sub(beside).seconds()-generator.Seconds())/elapsed)
 	if t.admin != "" {
 		c.Allocs = (t.allocs() - allocs - scraped) / float64(c.Requests)
 	}
 	c.Memory = t.proc.memory()
 	return c, nil
+}
+
+// beside is what those use that a target works with.
+func (b *bench) beside(t *target) usage {
+	u := b.backend.usage()
+	if t.logs != nil {
+		l := t.logs.usage()
+		u.user, u.system = u.user+l.user, u.system+l.system
+	}
+	return u
 }
 
 // generator is the command that makes an experiment's load: wrk as fast as it

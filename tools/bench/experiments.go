@@ -30,7 +30,7 @@ func (b *bench) experiments() []experiment {
 	full := shape{features: true, routes: 100}
 	list := []experiment{
 		{name: "plain", title: "Plain forwarding, 1 KiB answers, 64 connections", targets: all, load: get},
-		{name: "full", title: "The same features on in each: 100 routes, forwarded headers, request id, JSON access log, limit in memory; ours has breaker and metrics beside", targets: append(all, "fast-command", "fast-told"), shape: full, load: get},
+		{name: "full", title: "The same features on in each: 100 routes, forwarded headers, request id, JSON access log, limit in memory; ours has breaker and metrics beside", targets: append(slices.Insert(slices.Clone(all), 2, "haproxy-syslog"), "fast-command", "fast-told"), shape: full, load: get, beside: "haproxy-syslog"},
 		{name: "rate", title: "The same, at a fixed rate", targets: all, shape: full, load: request{path: "/x", conns: 64, rate: b.rate}},
 		{name: "post", title: "POST of 512 bytes", targets: lead, load: request{path: "/x", conns: 64, body: 512}},
 		{name: "chunked", title: "POST of 512 bytes, chunked", targets: lead, load: request{path: "/x", conns: 64, body: 512, chunked: true}},

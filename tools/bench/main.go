@@ -34,9 +34,12 @@ type options struct {
 	rate    int
 }
 
+// own are the parts of the benchmark that run as processes on a core of their own.
+var own = map[string]func(args []string) error{"paced": paced, "syslog": syslogServer}
+
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "paced" { // the load generator, on its own core
-		if err := paced(os.Args[2:]); err != nil {
+	if len(os.Args) > 1 && own[os.Args[1]] != nil {
+		if err := own[os.Args[1]](os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

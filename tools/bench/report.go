@@ -60,7 +60,7 @@ func find(results []result, name string) (result, bool) {
 
 // labels say what a target is, for people.
 var labels = map[string]string{
-	"nginx": "nginx", "nginx-default": "nginx, its default buffers", "haproxy": "HAProxy", "caddy": "Caddy", "traefik": "Traefik",
+	"nginx": "nginx", "nginx-default": "nginx, its default buffers", "haproxy": "HAProxy", "haproxy-syslog": "HAProxy, log by syslog (UDP)", "caddy": "Caddy", "traefik": "Traefik",
 	"fast": "**Proconsul**", "fast-command": "Proconsul, breaker `command`", "fast-told": "Proconsul, telling clients of their limit",
 	"fast-one": "Proconsul, one route",
 	"std-fast": "Proconsul, listener `std`", "std": "Proconsul, `std` both sides",

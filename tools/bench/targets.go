@@ -18,6 +18,7 @@ type shape struct {
 	layers    string
 	told      bool // clients are told of their limit
 	defaults  bool // nginx with the buffers that it has when nobody sets them
+	syslog    bool // HAProxy logs to a server by UDP, rather than to its standard output
 }
 
 // target is a proxy under test, running.
@@ -26,6 +27,7 @@ type target struct {
 	addr  string
 	admin string // ours only
 	proc  *process
+	logs  *process // where it sends its log; nil: nowhere
 	shape shape
 }
 
@@ -33,7 +35,7 @@ type target struct {
 func (b *bench) starters() map[string]func(name, addr string, s shape) (*target, error) {
 	return map[string]func(string, string, shape) (*target, error){
 		"nginx": b.nginx, "nginx-default": b.nginx,
-		"haproxy": b.haproxy,
+		"haproxy": b.haproxy, "haproxy-syslog": b.haproxy,
 		"caddy":   b.caddy,
 		"traefik": b.traefik,
 		// Listener and upstream engine, then the breaker's.
@@ -46,9 +48,10 @@ func (b *bench) starters() map[string]func(name, addr string, s shape) (*target,
 
 // variants are what targets have otherwise than the others of an experiment.
 var variants = map[string]func(*shape){
-	"nginx-default": func(s *shape) { s.defaults = true },
-	"fast-told":     func(s *shape) { s.told = true },
-	"fast-one":      func(s *shape) { s.routes = 1 },
+	"nginx-default":  func(s *shape) { s.defaults = true },
+	"haproxy-syslog": func(s *shape) { s.syslog = true },
+	"fast-told":      func(s *shape) { s.told = true },
+	"fast-one":       func(s *shape) { s.routes = 1 },
 }
 
 // start runs a target.
@@ -153,9 +156,18 @@ server { listen %s; %s }
 }
 
 func (b *bench) haproxy(name, addr string, s shape) (*target, error) {
+	var logs *process
 	logTo, front := "", "  no log\n"
 	if s.features {
 		logTo = "  log stdout format raw local0 info\n"
+		if s.syslog {
+			var server string
+			var err error
+			if server, logs, err = b.startSyslog(name); err != nil {
+				return nil, err
+			}
+			logTo = "  log " + server + " len 4096 local0 info\n"
+		}
 		front = "  log global\n  unique-id-format %[uuid()]\n  http-request set-header X-Request-Id %[unique-id]\n  http-response set-header X-Request-Id %[unique-id]\n" +
 			"  stick-table type ip size 100k expire 60s store http_req_rate(1s)\n  http-request track-sc0 src\n  http-request deny deny_status 429 if { sc_http_req_rate(0) gt 1000000 }\n" +
 			`  log-format '{"time":"%T","request_id":"%ID","client_ip":"%ci","method":"%HM","path":"%HU","status":%ST,"bytes_out":%B,"dur":%Ta,"upstream":"%s","upstream_dur":%Tr}'` + "\n"
@@ -196,12 +208,16 @@ frontend f
 	if err != nil {
 		return nil, err
 	}
-	logFile, err := os.Create(filepath.Join(b.dir, name, "access.log"))
+	logFile, err := os.Create(filepath.Join(b.dir, name, "stdout.log"))
 	if err != nil {
 		return nil, err
 	}
 	defer logFile.Close() // the process has its own
-	return b.launch(name, addr, logFile, nil, "haproxy", "-db", "-f", conf)
+	t, err := b.launch(name, addr, logFile, nil, "haproxy", "-db", "-f", conf)
+	if t != nil {
+		t.logs = logs
+	}
+	return t, err
 }
 
 func (b *bench) caddy(name, addr string, s shape) (*target, error) {
