@@ -76,7 +76,7 @@ func buildRoute(cfg *config.Config, rc *config.Route, d Deps) (*Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	rt := &Route{name: rc.Name, service: rc.Upstream.Service, Config: *rc, settings: cfg.Chain(*rc), limits: cfg.Limits(*rc), pattern: p}
+	rt := &Route{name: rc.Name, service: rc.Upstream.Service, compiled: &compiled{Config: *rc, settings: cfg.Chain(*rc), limits: cfg.Limits(*rc), pattern: p}}
 	rt.handler, err = rt.input(d).wrap(last, unmarked)
 	return rt, err
 }

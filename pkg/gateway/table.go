@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -18,10 +19,15 @@ import (
 
 // Route is one compiled route: what it matches and the chain that serves it.
 type Route struct {
-	// What each request reads is in one place, see Table.
+	// What each request reads is in one line of memory, see Table.
 	handler       http.Handler
 	name, service string // of Config
 
+	*compiled
+}
+
+// compiled is what only some requests need of a route.
+type compiled struct {
 	Config   config.Route
 	settings config.Middleware   // of its chain
 	limits   []config.NamedLimit // that its requests are under
@@ -135,12 +141,7 @@ func newBucket(routes []*Route, depth int) (*bucket, error) {
 	rest := routes
 	if len(routes) > splitAbove {
 		b.next = map[string]below{}
-		for _, rt := range routes {
-			if depth < len(rt.pattern.segments) && !rt.pattern.segments[depth].template {
-				b.next[rt.pattern.segments[depth].text] = below{}
-			}
-		}
-		for text := range b.next {
+		for _, text := range texts(routes, depth) {
 			next, err := newBucket(keep(routes, func(p pattern) bool { return p.under(depth, text, true) }), depth+1)
 			if err != nil {
 				return nil, err
@@ -162,6 +163,24 @@ func newBucket(routes []*Route, depth int) (*bucket, error) {
 		}
 	}
 	return b, nil
+}
+
+// texts are the literals that routes have at depth. They are parts of one string:
+// for a comparison the processor has them at hand, which it has not where each
+// lies beside what else was read with it.
+func texts(routes []*Route, depth int) []string {
+	set := map[string]bool{}
+	for _, rt := range routes {
+		if depth < len(rt.pattern.segments) && !rt.pattern.segments[depth].template {
+			set[rt.pattern.segments[depth].text] = true
+		}
+	}
+	list := slices.Sorted(maps.Keys(set))
+	whole := strings.Join(list, "")
+	for i, text := range list {
+		list[i], whole = whole[:len(text)], whole[len(text):]
+	}
+	return list
 }
 
 func keep(routes []*Route, ok func(pattern) bool) (list []*Route) {

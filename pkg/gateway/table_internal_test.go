@@ -23,7 +23,7 @@ func compileTable(t testing.TB, matches ...config.Match) *Table {
 		if err != nil {
 			t.Fatal(err)
 		}
-		routes[i] = &Route{Config: config.Route{Name: m.Host + m.Path, Match: m}, pattern: p}
+		routes[i] = &Route{compiled: &compiled{Config: config.Route{Name: m.Host + m.Path, Match: m}, pattern: p}}
 	}
 	table, err := newTable(routes)
 	if err != nil {
@@ -143,8 +143,8 @@ func TestMoreConditionsThenPriorityBreakTies(t *testing.T) {
 		t.Errorf("the route with a header condition was not tried first")
 	}
 	p, _ := parsePattern("/a/**")
-	low := &Route{Config: config.Route{Name: "low", Match: config.Match{Path: "/a/**"}}, pattern: p}
-	high := &Route{Config: config.Route{Name: "high", Match: config.Match{Path: "/a/**"}, Priority: 1}, pattern: p}
+	low := &Route{compiled: &compiled{Config: config.Route{Name: "low", Match: config.Match{Path: "/a/**"}}, pattern: p}}
+	high := &Route{compiled: &compiled{Config: config.Route{Name: "high", Match: config.Match{Path: "/a/**"}, Priority: 1}, pattern: p}}
 	table, err := newTable([]*Route{low, high})
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +195,7 @@ func TestBucketsAgreeWithAFlatList(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			routes = append(routes, &Route{Config: config.Route{Name: name, Match: m}, pattern: p})
+			routes = append(routes, &Route{compiled: &compiled{Config: config.Route{Name: name, Match: m}, pattern: p}})
 		}
 		table, err := newTable(routes)
 		if err != nil {
