@@ -226,7 +226,13 @@ func (b *bench) cell(t *target, e experiment) (c cell, err error) {
 	if err := json.Unmarshal(text[max(bytes.LastIndexByte(bytes.TrimSpace(text), '\n')+1, 0):], &c.load); err != nil {
 		return c, fmt.Errorf("load: %w: %s", err, text)
 	}
-	if c.Bad > 0 || c.Requests == 0 {
+	// While thousands of connections are made others fail one request or another,
+	// which says nothing of what the rest costs. Ours may not.
+	few := c.Requests / 1000
+	if t.admin != "" {
+		few = 0
+	}
+	if c.Bad > few || c.Requests == 0 {
 		return c, fmt.Errorf("%d of %d requests were not answered with 200", c.Bad, c.Requests)
 	}
 	generator := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
@@ -249,6 +255,12 @@ func (b *bench) beside(t *target) usage {
 	return u
 }
 
+// lasting is how long a measurement of the experiment takes: with many connections
+// longer, since else it would be of how they are made.
+func (b *bench) lasting(e experiment) time.Duration {
+	return max(b.length, time.Duration(e.load.conns)*time.Millisecond)
+}
+
 // generator is the command that makes an experiment's load: wrk as fast as it
 // can, or our own at a fixed rate.
 func (b *bench) generator(t *target, e experiment) ([]string, error) {
@@ -262,7 +274,7 @@ func (b *bench) generator(t *target, e experiment) ([]string, error) {
 			path = list[len(list)/2] + path
 		}
 		return []string{"taskset", "-c", loadCore, self, "paced", "-addr", t.addr, "-path", path,
-			"-rate", strconv.Itoa(e.load.rate), "-conns", strconv.Itoa(e.load.conns), "-length", b.length.String()}, nil
+			"-rate", strconv.Itoa(e.load.rate), "-conns", strconv.Itoa(e.load.conns), "-length", b.lasting(e).String()}, nil
 	}
 	paths := prefixes(t.shape)
 	if len(paths) == 0 {
@@ -299,7 +311,7 @@ end
 		return nil, err
 	}
 	return []string{"taskset", "-c", loadCore, "wrk", "-t1", "-c" + strconv.Itoa(e.load.conns), "-s", script, "--timeout", "10s",
-		"-d" + strconv.Itoa(int(max(b.length.Seconds(), 1))) + "s", "http://" + t.addr}, nil
+		"-d" + strconv.Itoa(int(max(b.lasting(e).Seconds(), 1))) + "s", "http://" + t.addr}, nil
 }
 
 // idle opens connections, sends one request on each, and takes the memory that

@@ -72,7 +72,7 @@ func cpu(c cell) float64 { return c.total() }
 // those of a run before that wrote old stay as they are, and each new one says
 // how it was measured.
 func (b *bench) markdown(all map[string][]result, old string) string {
-	how := fmt.Sprintf("%s, %s, %d cores: load and backend on one, the proxy alone on the other. %s, %d rounds of %s, medians; ratios pair by pair.\n",
+	how := fmt.Sprintf("%s, %s, %d cores: load and backend on one, the proxy alone on the other. %s, %d rounds of %s or a millisecond for each connection, medians; ratios pair by pair.\n",
 		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), b.versions(), b.rounds, b.length)
 	apart := b.only != "" && old != ""
 	before := sections(old)
