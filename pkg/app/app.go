@@ -433,8 +433,7 @@ func (a *App) Run(ctx context.Context) (err error) {
 
 	select {
 	case <-ctx.Done():
-	case <-serving.ctx.Done():
-		err = context.Cause(serving.ctx)
+	case <-serving.ctx.Done(): // with ctx, or else goDown says why
 	case <-a.parts.ctx.Done():
 		err = context.Cause(a.parts.ctx)
 	}

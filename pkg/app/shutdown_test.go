@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/proconsul/proconsul/pkg/app"
 	"github.com/proconsul/proconsul/pkg/parts"
 )
 
@@ -110,5 +112,21 @@ routes: [{name: echo, match: {path: /}, upstream: {service: echo}}]
 	}
 	if !strings.Contains(r.Log(), "grace period is over") {
 		t.Error("the log does not say that requests were cut off")
+	}
+}
+
+// Whoever is told to stop before all has begun ends as orderly as any other, and
+// with exit code 0.
+func TestStoppedAtOnce(t *testing.T) {
+	for range 10 {
+		a, err := app.New(parse(t, operatorsHead+"consul: {disabled: true}\n"), quiet())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := a.Run(ctx); err != nil {
+			t.Fatalf("run: %v", err)
+		}
 	}
 }

@@ -27,7 +27,7 @@ func (b *bench) startSyslog(name string) (addr string, p *process, err error) {
 		return "", nil, err
 	}
 	b.running = append(b.running, p)
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 		c, err := net.ListenPacket("udp4", addr)
 		if err != nil {
 			return addr, p, nil // it has taken its place
@@ -36,7 +36,7 @@ func (b *bench) startSyslog(name string) (addr string, p *process, err error) {
 		select {
 		case <-p.done:
 			return "", nil, fmt.Errorf("the syslog server has ended: %s", p.out)
-		default:
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 	return "", nil, errors.New("the syslog server does not listen on " + addr)
