@@ -1,12 +1,12 @@
 package gateway
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
 
 	"github.com/proconsul/proconsul/config"
+	counts "github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
 	"github.com/proconsul/proconsul/pkg/middleware/auth"
@@ -46,7 +46,13 @@ type buildInput struct {
 
 // steps is the one order of middlewares, outermost first, each with the reason
 // for its place. A route says which steps it has and how, never when.
-func steps() []step {
+func steps() []step { return slices.Concat(shared(), own()) }
+
+// shared are the steps that are the same for every route. A table has one chain
+// of them, in front of all routes: with many routes, what each has of its own is
+// a wait for memory in every request. Which route a request has come to they ask
+// routeOf.
+func shared() []step {
 	return []step{
 		// First, so that every line, error and attempt carries the id.
 		{"request_id", func(buildInput) (middleware.Middleware, error) { return requestid.New(), nil }, explainRequestID},
@@ -57,7 +63,7 @@ func steps() []step {
 			if b.deps.Tracer == nil {
 				return nil, nil
 			}
-			return tracing.New(b.deps.Tracer, b.pattern()), nil
+			return tracing.New(b.deps.Tracer, func(x *middleware.Exchange) string { return routeOf(x).template() }), nil
 		}, explainTracing},
 		// Outside recovery: a request that panics is logged with its 500.
 		{"access_log", func(b buildInput) (middleware.Middleware, error) {
@@ -69,11 +75,16 @@ func steps() []step {
 		// Outside recovery for the same reason, inside the log so that the
 		// log's own cost is not counted as the request's.
 		{"metrics", func(b buildInput) (middleware.Middleware, error) {
-			name, upstream := b.names()
-			return metrics.New(b.deps.Metrics, name, upstream), nil
+			return metrics.New(func(x *middleware.Exchange) *counts.Route { return routeOf(x).recorder }), nil
 		}, nil},
 		// Outside all that may panic, inside all that must see the outcome.
 		{"recovery", func(b buildInput) (middleware.Middleware, error) { return recovery.New(b.deps.Log), nil }, nil},
+	}
+}
+
+// own are the steps that routes have or have not, each in its own way.
+func own() []step {
+	return []step{
 		// Outside all that may refuse, so that rules on answers reach its 401
 		// and 429 too.
 		{"headers", func(b buildInput) (middleware.Middleware, error) {
@@ -201,27 +212,12 @@ func (b buildInput) path(escaped string) string {
 	return proxy.RewritePath(escaped, b.route.Upstream.Strip, b.route.Upstream.Prepend)
 }
 
-func (b buildInput) names() (route, upstream string) {
-	if b.route == nil {
-		return "", ""
-	}
-	return b.route.Name, b.route.Upstream.Service
-}
-
-// pattern is what http.route calls the route.
-func (b buildInput) pattern() string {
-	if b.route == nil {
-		return ""
-	}
-	return cmp.Or(b.route.Match.Path, "/**")
-}
-
 // unmarked leaves steps as they are.
 func unmarked(_ string, h http.Handler) http.Handler { return h }
 
-// wrap wraps h in the steps, and each of these in a mark with its name.
-func (b buildInput) wrap(h http.Handler, mark func(name string, h http.Handler) http.Handler) (http.Handler, error) {
-	for _, s := range slices.Backward(steps()) {
+// wrap wraps h in steps, and each of these in a mark with its name.
+func (b buildInput) wrap(h http.Handler, list []step, mark func(name string, h http.Handler) http.Handler) (http.Handler, error) {
+	for _, s := range slices.Backward(list) {
 		mw, err := s.build(b)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)

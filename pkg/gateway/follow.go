@@ -184,7 +184,7 @@ func (t *Table) followed(rt *Route, f *Followed) http.Handler {
 	f.Route = rt
 	last, err := destination(&rt.Config, t.deps)
 	if err != nil { // Build has made it before
-		return rt.handler
+		return t.front
 	}
 	name := "proxy"
 	if rt.Config.Redirect != nil {
@@ -208,9 +208,9 @@ func (t *Table) followed(rt *Route, f *Followed) http.Handler {
 			next.ServeHTTP(w, r)
 		})
 	}
-	h, err := rt.input(t.deps).wrap(mark(name, last), mark)
+	h, err := rt.input(t.deps).wrap(mark(name, last), steps(), mark)
 	if err != nil {
-		return rt.handler
+		return t.front
 	}
 	return h
 }

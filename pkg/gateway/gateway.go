@@ -60,10 +60,15 @@ func Build(cfg *config.Config, d Deps) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.deps = d
+	t.front, err = buildInput{deps: d}.wrap(http.HandlerFunc(arrive), shared(), unmarked)
+	if err != nil {
+		return nil, err
+	}
 	// Requests that match no route go through the same chain, without the
 	// steps that only a route can ask for.
-	t.refuse, err = buildInput{deps: d}.wrap(http.HandlerFunc(refuse), unmarked)
-	t.deps = d
+	t.nowhere = &Route{recorder: d.Metrics.Route("", ""), compiled: &compiled{}}
+	t.nowhere.handler, err = buildInput{deps: d}.wrap(http.HandlerFunc(refuse), own(), unmarked)
 	return t, err
 }
 
@@ -76,8 +81,8 @@ func buildRoute(cfg *config.Config, rc *config.Route, d Deps) (*Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	rt := &Route{name: rc.Name, service: rc.Upstream.Service, compiled: &compiled{Config: *rc, settings: cfg.Chain(*rc), limits: cfg.Limits(*rc), pattern: p}}
-	rt.handler, err = rt.input(d).wrap(last, unmarked)
+	rt := &Route{name: rc.Name, service: rc.Upstream.Service, recorder: d.Metrics.Route(rc.Name, rc.Upstream.Service), compiled: &compiled{Config: *rc, settings: cfg.Chain(*rc), limits: cfg.Limits(*rc), pattern: p}}
+	rt.handler, err = rt.input(d).wrap(last, own(), unmarked)
 	return rt, err
 }
 

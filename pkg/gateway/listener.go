@@ -141,10 +141,11 @@ func (l *listener) serve(ex *middleware.Exchange, r *http.Request, f *Followed) 
 		defer l.admission.leave()
 	}
 	if f != nil {
+		ex.Rest = rt
 		t.followed(rt, f).ServeHTTP(ex, r)
 		return
 	}
-	rt.handler.ServeHTTP(ex, r)
+	t.serve(rt, ex, r)
 }
 
 // admit refuses routes that nobody has decided about where the listener says
@@ -274,7 +275,7 @@ func (a *admission) leave() { <-a.slots }
 // p, so that it is logged, counted and given an id like any other.
 func (t *Table) reject(ex *middleware.Exchange, r *http.Request, p *problem.Error) {
 	ex.Refusal = p
-	t.refuse.ServeHTTP(ex, r)
+	t.serve(t.nowhere, ex, r)
 }
 
 // refuse is the end of that chain.

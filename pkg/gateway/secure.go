@@ -35,7 +35,7 @@ func (t *Table) toTLS(ex *middleware.Exchange, r *http.Request, port int) {
 	if r.URL.RawQuery != "" {
 		ex.Location += "?" + r.URL.RawQuery
 	}
-	t.refuse.ServeHTTP(ex, r)
+	t.serve(t.nowhere, ex, r)
 }
 
 // The fields by which instances learn of a client's certificate.

@@ -62,12 +62,13 @@ func aroundNothing(tb testing.TB, name string) func() {
 	header, w := make(http.Header, 32), &discarder{make(http.Header, 32)}
 	x, r := new(middleware.Exchange), &http.Request{Method: "GET", URL: &url.URL{Path: "/orders/42"}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: header, Host: "shop.test", RemoteAddr: "203.0.113.9:1234", Body: http.NoBody}
-	client := netip.MustParseAddr("203.0.113.9")
+	client, rt := netip.MustParseAddr("203.0.113.9"), &Route{recorder: in.deps.Metrics.Route("orders", "orders")}
 	return func() {
 		clear(header)
 		clear(w.h)
 		x.Begin(w, time.Now())
 		x.ClientIP, x.Scheme, x.Host, x.Path, x.Route, x.Upstream, x.Instance = client, "http", "shop.test", "/orders/42", "orders", "orders", "node-1/orders-1"
+		x.Rest = rt
 		x.RequestID = "01JDW5V7Q8M4X2Z9K3T6B1N0PR"
 		h.ServeHTTP(x, r)
 	}

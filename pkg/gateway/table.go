@@ -14,14 +14,17 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/proconsul/proconsul/config"
+	"github.com/proconsul/proconsul/pkg/metrics"
+	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/middleware/cors"
 )
 
 // Route is one compiled route: what it matches and the chain that serves it.
 type Route struct {
 	// What each request reads is in one line of memory, see Table.
-	handler       http.Handler
-	name, service string // of Config
+	handler       http.Handler // its own steps, and what they lead to
+	name, service string       // of Config
+	recorder      *metrics.Route
 
 	*compiled
 }
@@ -34,9 +37,30 @@ type compiled struct {
 	pattern  pattern
 }
 
-// ServeHTTP runs the route's chain. Route is an http.Handler so that mux can
-// carry it.
+// ServeHTTP runs the route's own steps. Route is an http.Handler so that mux and
+// the Exchange can carry it.
 func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) { rt.handler.ServeHTTP(w, r) }
+
+// template is what http.route calls the route; nothing for requests that match
+// none.
+func (rt *Route) template() string {
+	if rt.name == "" {
+		return ""
+	}
+	return cmp.Or(rt.Config.Match.Path, "/**")
+}
+
+// routeOf returns the route that a request has come to.
+func routeOf(x *middleware.Exchange) *Route { return x.Rest.(*Route) }
+
+// serve serves a request that has come to rt.
+func (t *Table) serve(rt *Route, ex *middleware.Exchange, r *http.Request) {
+	ex.Rest = rt
+	t.front.ServeHTTP(ex, r)
+}
+
+// arrive is the end of the steps that all routes share.
+func arrive(w http.ResponseWriter, r *http.Request) { middleware.Of(w).Rest.ServeHTTP(w, r) }
 
 // Table is every compiled route. It is immutable: a change of configuration
 // builds a new one and swaps it whole.
@@ -54,8 +78,9 @@ type Table struct {
 	wild  []wildHost // longest first
 	any   *bucket
 
-	refuse http.Handler // the chain of requests that no route serves
-	deps   Deps
+	front   http.Handler // the steps that all routes share
+	nowhere *Route       // of requests that no route serves
+	deps    Deps
 }
 
 type wildHost struct {

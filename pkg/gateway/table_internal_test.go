@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"pgregory.net/rapid"
 
@@ -300,5 +301,12 @@ func BenchmarkMatch(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// What a request reads of a route is in one line of memory.
+func TestARouteIsInOneLine(t *testing.T) {
+	if size := unsafe.Sizeof(Route{}); size > 64 {
+		t.Errorf("a route is %d bytes", size)
 	}
 }

@@ -98,6 +98,10 @@ type Exchange struct {
 	FirstByte  time.Duration // from Start to the response header; 0: none came
 	Hijacked   bool
 
+	// Rest serves the request behind the steps that all routes share; for
+	// pkg/gateway, which sets it.
+	Rest http.Handler
+
 	Trace    *Trace // nil: no tracing
 	Followed bool   // tries are to have their Detail
 
@@ -148,7 +152,7 @@ func (e *Exchange) End() {
 			w.ReleaseRequest()
 		}
 	}
-	e.w, e.used = nil, nil
+	e.w, e.used, e.Rest = nil, nil, nil
 }
 
 // Now returns the time, also of no account. It looks at one clock where time.Now

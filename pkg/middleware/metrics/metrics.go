@@ -12,17 +12,13 @@ import (
 	"github.com/proconsul/proconsul/pkg/problem"
 )
 
-// New returns the middleware for requests of route that go to upstream; both
-// are empty for requests that match no route. A nil m counts nothing.
-func New(m *metrics.Metrics, route, upstream string) middleware.Middleware {
-	if m == nil {
-		return func(next http.Handler) http.Handler { return next }
-	}
-	recorder := m.Route(route, upstream)
+// New returns the middleware. recorder says who counts a request: its route's.
+func New(recorder func(x *middleware.Exchange) *metrics.Route) middleware.Middleware {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ex, w := middleware.Account(w)
 			method := r.Method // handlers below may have their own idea of it
+			recorder := recorder(ex)
 			recorder.Begin()
 			returned := false
 			// Deferred, because a handler that gives up on an answer that is

@@ -11,13 +11,13 @@ import (
 	"github.com/proconsul/proconsul/pkg/tracing"
 )
 
-// New returns the middleware; route is the pattern that requests have matched,
-// or nothing.
-func New(t *tracing.Tracer, route string) middleware.Middleware {
+// New returns the middleware; route returns the pattern that a request has
+// matched, or nothing.
+func New(t *tracing.Tracer, route func(x *middleware.Exchange) string) middleware.Middleware {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			x, w := middleware.Account(w)
-			q := tracing.Request{Method: r.Method, Proto: r.ProtoMajor, Route: route} // handlers below may rewrite it
+			q := tracing.Request{Method: r.Method, Proto: r.ProtoMajor, Route: route(x)} // handlers below may rewrite it
 			t.Begin(x, r)
 			returned := false
 			// Deferred, because a handler that gives up on an answer that is

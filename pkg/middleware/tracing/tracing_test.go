@@ -21,7 +21,7 @@ func tracer(t testing.TB, r tracing.Rules) *tracing.Tracer {
 
 // What is not sampled costs its ids and the field that instances get.
 func TestWhatIsNotSampledIsCheap(t *testing.T) {
-	h := mw.New(tracer(t, tracing.Rules{}), "/a/**")(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
+	h := mw.New(tracer(t, tracing.Rules{}), func(*middleware.Exchange) string { return "/a/**" })(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
 	r := httptest.NewRequest("GET", "/a/b", nil)
 	x := middleware.NewExchange(httptest.NewRecorder(), time.Now())
 	if n := testing.AllocsPerRun(1000, func() { h.ServeHTTP(x, r) }); n > 3 {
@@ -34,7 +34,7 @@ func TestWhatIsNotSampledIsCheap(t *testing.T) {
 
 // An operator's request is kept whatever the ratio is.
 func TestWhatIsFollowedIsSampled(t *testing.T) {
-	h := mw.New(tracer(t, tracing.Rules{}), "")(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	h := mw.New(tracer(t, tracing.Rules{}), func(*middleware.Exchange) string { return "" })(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	x := middleware.NewExchange(httptest.NewRecorder(), time.Now())
 	x.Followed = true
 	h.ServeHTTP(x, httptest.NewRequest("GET", "/", nil))
