@@ -112,14 +112,14 @@ const struck = -1
 // them.
 const sweepable = 20
 
-// begin prepares the connection for a request at that time since t.born.
+// begin prepares the connection for a request at that time since t.born. Where
+// there is sweeping it is watched already.
 func (c *conn) begin(ctx context.Context, by time.Time, now time.Duration) {
 	c.pooled = c.t.readBuffers.Get().(*[readBufferSize]byte)
 	c.buf, c.r, c.w = c.pooled[:], 0, 0
 	c.upload, c.clean = nil, false
 	c.ends.Store(0)
 	c.bound = false
-	c.by.Store(0)
 	if c.t.o.Sweep <= 0 {
 		if !by.IsZero() {
 			c.bind(by)
@@ -131,7 +131,7 @@ func (c *conn) begin(ctx context.Context, by time.Time, now time.Duration) {
 		c.stop = context.AfterFunc(ctx, c.cancel)
 		return
 	}
-	c.ctx = ctx // without a look at Done, which would make its channel
+	// Without a look at the context's Done, which would make its channel.
 	d, ok := ctx.Deadline()
 	if ok {
 		c.deadline = true
@@ -144,7 +144,6 @@ func (c *conn) begin(ctx context.Context, by time.Time, now time.Duration) {
 	default:
 		c.by.Store(int64(by.Sub(c.t.born)))
 	}
-	c.h.watch(c)
 }
 
 func (c *conn) bind(by time.Time) {
@@ -185,19 +184,15 @@ func (c *conn) arrived() bool {
 	return c.setDeadline(d) == nil
 }
 
-// unwatch ends the watch of the context and reports whether the connection is
-// still good.
-func (c *conn) unwatch() bool {
+// release ends what was set for the request, and reports whether the connection
+// is still good as far as that is known without h.mu.
+func (c *conn) release() bool {
 	ok := true
-	if c.ctx != nil {
-		if c.stop != nil {
-			ok = c.stop()
-			c.stop = nil
-		} else {
-			ok = c.h.unwatch(c)
-		}
-		c.ctx = nil
+	if c.stop != nil {
+		ok = c.stop()
+		c.stop, c.ctx = nil, nil
 	}
+	c.by.Store(0)
 	if (c.deadline || c.bound) && ok {
 		c.deadline, c.bound = false, false
 		ok = c.setDeadline(time.Time{}) == nil
@@ -228,7 +223,6 @@ func (c *conn) finish(clean bool) {
 	switch {
 	case !clean:
 		c.cut()
-		c.unwatch()
 		u.abandon()
 	case c.ends.Load() == 0:
 		// What is still to be sent is given a moment, so as to spare the
@@ -260,14 +254,8 @@ func (c *conn) end() {
 
 // settle gives the connection back or closes it.
 func (c *conn) settle() {
-	ok := c.unwatch() && c.clean
-	c.t.counters.active.Add(-1)
-	if !ok {
-		c.cut()
-		c.h.leave()
-		return
-	}
-	c.h.put(c)
+	ok := c.release() && c.clean
+	c.h.put(c, ok)
 }
 
 // alive reports whether a connection that was idle may be used: the instance

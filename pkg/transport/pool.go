@@ -23,6 +23,8 @@ type host struct {
 	gone   bool    // taken out of the transport's map
 	idle   []*conn // the one used last comes last, and goes first
 	users  int     // requests that have a connection or are getting one
+	busy   int     // those that have one
+	reused int64   // requests that began on one that had served before
 	reaper *time.Timer
 	armed  bool
 
@@ -40,17 +42,21 @@ func (e *exchange) connection(addr string, secure, fresh bool) (*conn, error) {
 	e.now = time.Since(t.born)
 	h := t.enter(addr, secure)
 	if secure && h.http2.Load() {
+		h.mu.Unlock()
 		h.leave()
 		return nil, errHTTP2
 	}
 	if !fresh {
 		if c := h.take(e.body == nil && e.idempotent(), e.now); c != nil {
-			t.counters.reused.Add(1)
-			t.counters.active.Add(1)
 			c.reused = true
+			c.watch(ctx)
+			h.reused++
+			h.busy++
+			h.mu.Unlock()
 			return c, nil
 		}
 	}
+	h.mu.Unlock()
 	t.counters.dials.Add(1)
 	c, err := h.dial(ctx, e.by, e.trace)
 	if err != nil {
@@ -63,12 +69,15 @@ func (e *exchange) connection(addr string, secure, fresh bool) (*conn, error) {
 		}
 		return nil, err
 	}
-	t.counters.active.Add(1)
+	h.mu.Lock()
+	c.watch(ctx)
+	h.busy++
+	h.mu.Unlock()
 	e.now = time.Since(t.born)
 	return c, nil
 }
 
-// enter returns the address's host, with one user more.
+// enter returns the address's host, locked and with one user more.
 func (t *Transport) enter(addr string, secure bool) *host {
 	i := 0
 	if secure {
@@ -89,7 +98,6 @@ func (t *Transport) enter(addr string, secure bool) *host {
 		h.mu.Lock()
 		if !h.gone {
 			h.users++
-			h.mu.Unlock()
 			return h
 		}
 		h.mu.Unlock()
@@ -105,10 +113,8 @@ func (t *Transport) enter(addr string, secure bool) *host {
 const trust = time.Millisecond
 
 // take returns the connection that was used last, or nil. again says that the
-// request can be sent again; now is since t.born.
+// request can be sent again; now is since t.born. mu is held.
 func (h *host) take(again bool, now time.Duration) *conn {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	n := len(h.idle)
 	if n == 0 {
 		return nil
@@ -117,24 +123,28 @@ func (h *host) take(again bool, now time.Duration) *conn {
 	c.trusted = again && !c.bare && !h.odd.Load() && now-c.idleSince < trust
 	h.idle[n-1] = nil
 	h.idle = h.idle[:n-1]
-	h.t.counters.idle.Add(-1)
 	return c
 }
 
-// put keeps a connection for later, or closes it. It is the last thing that a
-// request does with the connection: from here on it is another's.
-func (h *host) put(c *conn) {
+// put ends the watch of a connection's request and keeps the connection for
+// later, or closes it where it is not good. It is the last thing that a request
+// does with it: from here on it is another's.
+func (h *host) put(c *conn, good bool) {
 	c.idleSince = time.Since(h.t.born)
 	h.mu.Lock()
+	good = c.unwatch() && good
 	h.users--
-	keep := !h.gone && len(h.idle) < h.t.o.MaxIdlePerHost && c.epoch == h.t.epoch.Load()
+	h.busy--
+	keep := good && !h.gone && len(h.idle) < h.t.o.MaxIdlePerHost && c.epoch == h.t.epoch.Load()
 	if keep {
 		h.idle = append(h.idle, c)
-		h.t.counters.idle.Add(1)
 	}
 	h.arm()
 	h.mu.Unlock()
-	if !keep {
+	switch {
+	case !good:
+		c.cut()
+	case !keep:
 		_ = c.nc.Close() // nothing is lost with it
 	}
 }
@@ -173,7 +183,6 @@ func (h *host) expire(since time.Duration) {
 	}
 	old := slices.Clone(h.idle[:n])
 	h.idle = slices.Delete(h.idle, 0, n)
-	h.t.counters.idle.Add(int64(-n))
 	switch {
 	case len(h.idle) > 0:
 		h.armed = true
@@ -204,6 +213,7 @@ func (h *host) forget() {
 	h.t.mu.Lock()
 	if h.t.hosts[i][h.addr] == h {
 		delete(h.t.hosts[i], h.addr)
+		h.t.past += h.reused // nobody begins here any more
 	}
 	h.t.mu.Unlock()
 }
@@ -268,11 +278,14 @@ func (h *host) dial(ctx context.Context, by time.Time, trace *httptrace.ClientTr
 	return c, nil
 }
 
-// watch adds a connection to those that are swept.
-func (h *host) watch(c *conn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	c.watched = true
+// watch adds a connection to those that are swept, if any are, for a request
+// with that context. h.mu is held.
+func (c *conn) watch(ctx context.Context) {
+	h := c.h
+	if h.t.o.Sweep <= 0 {
+		return
+	}
+	c.ctx, c.watched = ctx, true
 	c.next, c.prev = h.active, nil
 	if h.active != nil {
 		h.active.prev = c
@@ -280,6 +293,7 @@ func (h *host) watch(c *conn) {
 	h.active = c
 	switch {
 	case h.sweeping:
+		return
 	case h.sweeper == nil:
 		h.sweeper = time.AfterFunc(h.t.o.Sweep, h.sweep)
 	default:
@@ -288,23 +302,19 @@ func (h *host) watch(c *conn) {
 	h.sweeping = true
 }
 
-// unwatch takes it out again and reports whether it is still alive.
-func (h *host) unwatch(c *conn) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !c.watched {
-		return !c.swept
+// unwatch takes it out again and reports whether it was left alone. h.mu is held.
+func (c *conn) unwatch() bool {
+	if c.watched {
+		if c.prev != nil {
+			c.prev.next = c.next
+		} else {
+			c.h.active = c.next
+		}
+		if c.next != nil {
+			c.next.prev = c.prev
+		}
+		c.next, c.prev, c.ctx, c.watched = nil, nil, nil, false
 	}
-	c.watched = false
-	if c.prev != nil {
-		c.prev.next = c.next
-	} else {
-		h.active = c.next
-	}
-	if c.next != nil {
-		c.next.prev = c.prev
-	}
-	c.next, c.prev = nil, nil
 	return !c.swept
 }
 

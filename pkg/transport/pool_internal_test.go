@@ -78,6 +78,7 @@ func TestOddInstancesAreRemembered(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := tr.enter(ln.Addr().String(), false)
+			h.mu.Unlock()
 			defer h.leave()
 			if resp, err := tr.RoundTrip(req); err == nil {
 				_, _ = io.Copy(io.Discard, resp.Body)

@@ -95,6 +95,7 @@ type Transport struct {
 
 	mu    sync.RWMutex
 	hosts [2]map[string]*host // by address; [1]: TLS
+	past  int64               // what hosts that are forgotten have reused
 
 	epoch    atomic.Uint32 // of CloseIdleConnections
 	counters counters
@@ -103,9 +104,9 @@ type Transport struct {
 	writeBuffers sync.Pool // of *[writeBufferSize]byte
 }
 
-type counters struct {
-	dials, dialErrors, reused, stale, retried, fallback, idle, active atomic.Int64
-}
+// counters are of what is rare. What each request counts, hosts do, which have
+// to be locked for it anyway.
+type counters struct{ dials, dialErrors, stale, retried, fallback atomic.Int64 }
 
 // Stats are a Transport's counters since it was made, but for Idle and Active,
 // which are of now.
@@ -150,10 +151,20 @@ func New(o Options) *Transport {
 // Stats returns the counters.
 func (t *Transport) Stats() Stats {
 	c := &t.counters
-	return Stats{
-		Dials: c.dials.Load(), DialErrors: c.dialErrors.Load(), Reused: c.reused.Load(), Stale: c.stale.Load(),
-		Retried: c.retried.Load(), Fallback: c.fallback.Load(), Idle: c.idle.Load(), Active: c.active.Load(),
+	s := Stats{Dials: c.dials.Load(), DialErrors: c.dialErrors.Load(), Stale: c.stale.Load(), Retried: c.retried.Load(), Fallback: c.fallback.Load()}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	s.Reused = t.past
+	for _, hosts := range t.hosts {
+		for _, h := range hosts {
+			h.mu.Lock()
+			s.Reused += h.reused
+			s.Active += int64(h.busy)
+			s.Idle += int64(len(h.idle))
+			h.mu.Unlock()
+		}
 	}
+	return s
 }
 
 // RoundTrip implements http.RoundTripper. It returns when the answer's header
