@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/proconsul/proconsul/config"
-	counts "github.com/proconsul/proconsul/pkg/metrics"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/middleware/accesslog"
 	"github.com/proconsul/proconsul/pkg/middleware/auth"
@@ -50,8 +49,8 @@ func steps() []step { return slices.Concat(shared(), own()) }
 
 // shared are the steps that are the same for every route. A table has one chain
 // of them, in front of all routes: with many routes, what each has of its own is
-// a wait for memory in every request. Which route a request has come to they ask
-// routeOf.
+// a wait for memory in every request. What they need to know of a request's route
+// they find with the Exchange.
 func shared() []step {
 	return []step{
 		// First, so that every line, error and attempt carries the id.
@@ -63,7 +62,7 @@ func shared() []step {
 			if b.deps.Tracer == nil {
 				return nil, nil
 			}
-			return tracing.New(b.deps.Tracer, func(x *middleware.Exchange) string { return routeOf(x).template() }), nil
+			return tracing.New(b.deps.Tracer, templateOf), nil
 		}, explainTracing},
 		// Outside recovery: a request that panics is logged with its 500.
 		{"access_log", func(b buildInput) (middleware.Middleware, error) {
@@ -75,7 +74,7 @@ func shared() []step {
 		// Outside recovery for the same reason, inside the log so that the
 		// log's own cost is not counted as the request's.
 		{"metrics", func(b buildInput) (middleware.Middleware, error) {
-			return metrics.New(func(x *middleware.Exchange) *counts.Route { return routeOf(x).recorder }), nil
+			return metrics.New(recorderOf), nil
 		}, nil},
 		// Outside all that may panic, inside all that must see the outcome.
 		{"recovery", func(b buildInput) (middleware.Middleware, error) { return recovery.New(b.deps.Log), nil }, nil},

@@ -91,6 +91,14 @@ func (p pattern) under(i int, text string, ok bool) bool {
 	return p.segments[i].template || p.segments[i].text == text
 }
 
+// literal returns the text of segment i, if there is one and it is no template.
+func (p pattern) literal(i int) (text string, ok bool) {
+	if i >= len(p.segments) || p.segments[i].template {
+		return "", false
+	}
+	return p.segments[i].text, true
+}
+
 // compare orders patterns so that of two that match a path the more specific
 // comes first: segment by segment, a literal before a template before the end
 // of a prefix.

@@ -41,17 +41,21 @@ type compiled struct {
 // the Exchange can carry it.
 func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) { rt.handler.ServeHTTP(w, r) }
 
-// template is what http.route calls the route; nothing for requests that match
-// none.
-func (rt *Route) template() string {
+// routeOf returns the route that a request has come to.
+func routeOf(x *middleware.Exchange) *Route { return x.Rest.(*Route) }
+
+// recorderOf returns who counts a request.
+func recorderOf(x *middleware.Exchange) *metrics.Route { return routeOf(x).recorder }
+
+// templateOf returns what http.route calls a request's route; nothing where none
+// matched.
+func templateOf(x *middleware.Exchange) string {
+	rt := routeOf(x)
 	if rt.name == "" {
 		return ""
 	}
 	return cmp.Or(rt.Config.Match.Path, "/**")
 }
-
-// routeOf returns the route that a request has come to.
-func routeOf(x *middleware.Exchange) *Route { return x.Rest.(*Route) }
 
 // serve serves a request that has come to rt.
 func (t *Table) serve(rt *Route, ex *middleware.Exchange, r *http.Request) {
@@ -173,7 +177,7 @@ func newBucket(routes []*Route, depth int) (*bucket, error) {
 			}
 			b.next[text] = next.below()
 		}
-		rest = keep(routes, func(p pattern) bool { return depth >= len(p.segments) || p.segments[depth].template })
+		rest = keep(routes, func(p pattern) bool { _, literal := p.literal(depth); return !literal })
 	}
 	if len(rest) > 0 && rest[0].settled(depth) {
 		b.sure, b.ends = rest[0], !rest[0].pattern.prefix
@@ -196,8 +200,8 @@ func newBucket(routes []*Route, depth int) (*bucket, error) {
 func texts(routes []*Route, depth int) []string {
 	set := map[string]bool{}
 	for _, rt := range routes {
-		if depth < len(rt.pattern.segments) && !rt.pattern.segments[depth].template {
-			set[rt.pattern.segments[depth].text] = true
+		if text, ok := rt.pattern.literal(depth); ok {
+			set[text] = true
 		}
 	}
 	list := slices.Sorted(maps.Keys(set))

@@ -253,10 +253,7 @@ func (c *conn) end() {
 }
 
 // settle gives the connection back or closes it.
-func (c *conn) settle() {
-	ok := c.release() && c.clean
-	c.h.put(c, ok)
-}
+func (c *conn) settle() { c.h.put(c, c.release() && c.clean) }
 
 // alive reports whether a connection that was idle may be used: the instance
 // has neither closed it nor said anything on it.

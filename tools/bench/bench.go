@@ -249,8 +249,7 @@ func (b *bench) cell(t *target, e experiment) (c cell, err error) {
 func (b *bench) beside(t *target) usage {
 	u := b.backend.usage()
 	if t.logs != nil {
-		l := t.logs.usage()
-		u.user, u.system = u.user+l.user, u.system+l.system
+		u = u.add(t.logs.usage())
 	}
 	return u
 }

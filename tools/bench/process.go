@@ -73,6 +73,7 @@ func (p *process) await(addr string) error {
 type usage struct{ user, system int64 }
 
 func (u usage) sub(o usage) usage { return usage{u.user - o.user, u.system - o.system} }
+func (u usage) add(o usage) usage { return usage{u.user + o.user, u.system + o.system} }
 func (u usage) seconds() float64  { return float64(u.user+u.system) / ticks }
 func (u usage) perRequest(n int64) cost {
 	return cost{User: float64(u.user) / ticks * 1e6 / float64(n), System: float64(u.system) / ticks * 1e6 / float64(n)}

@@ -5,14 +5,12 @@ package main
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"net"
 	"os"
-	"time"
 )
 
-// startSyslog runs a syslog server for a target, which needs one to log in the
-// way that its package has it, and returns its address. It shares the load's core.
+// startSyslog runs a syslog server for a target, as HAProxy's manual has it,
+// and returns its address. It shares the load's core.
 func (b *bench) startSyslog(name string) (addr string, p *process, err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -22,27 +20,16 @@ func (b *bench) startSyslog(name string) (addr string, p *process, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	addr = b.address() // free for TCP, and so for UDP, as a rule
+	addr = b.address()
 	if p, err = start(loadCore, nil, nil, self, "syslog", addr, file); err != nil {
 		return "", nil, err
 	}
 	b.running = append(b.running, p)
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
-		c, err := net.ListenPacket("udp4", addr)
-		if err != nil {
-			return addr, p, nil // it has taken its place
-		}
-		_ = c.Close()
-		select {
-		case <-p.done:
-			return "", nil, fmt.Errorf("the syslog server has ended: %s", p.out)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	return "", nil, errors.New("the syslog server does not listen on " + addr)
+	return addr, p, p.await(addr)
 }
 
-// syslogServer writes what it is sent into a file.
+// syslogServer writes what it is sent by UDP into a file. That it listens by TCP
+// too says that it has begun.
 func syslogServer(args []string) error {
 	if len(args) != 2 {
 		return errors.New("usage: syslog ADDR FILE")
@@ -51,6 +38,11 @@ func syslogServer(args []string) error {
 	if err != nil {
 		return err
 	}
+	begun, err := net.Listen("tcp4", args[0])
+	if err != nil {
+		return err
+	}
+	defer begun.Close()
 	f, err := os.OpenFile(args[1], os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return err
