@@ -190,9 +190,10 @@ func (x *exchange) frame(f *framing) *Refusal {
 		b.chunks.MaxTrailers, b.chunks.Trailer = x.c.s.o.MaxHeader, &r.Trailer
 		if f.trailer {
 			var err error
-			if r.Trailer, err = wire.Announced(r.Header); err != nil {
+			if r.Trailer, err = wire.Announced(r.Header["Trailer"]); err != nil {
 				return badRequest(err.Error())
 			}
+			delete(r.Header, "Trailer")
 		}
 		r.Body = b
 	case f.length > 0:

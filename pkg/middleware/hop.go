@@ -3,7 +3,10 @@ package middleware
 import (
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
+
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // HopByHop reports whether the field of that canonical name concerns one
@@ -57,16 +60,19 @@ func Upgrade(h http.Header) string {
 // StripResponse removes from h what concerns only the connection it came on,
 // including the fields that Connection names.
 func StripResponse(h http.Header) {
-	StripNamed(h)
+	removeNamed(h, h["Connection"])
 	removeHopByHop(h)
 }
 
-// StripNamed removes from an answer's header the fields that Connection names,
-// for callers who leave out those that are HopByHop themselves.
-func StripNamed(h http.Header) {
-	if connection, ok := h["Connection"]; ok {
-		removeNamed(h, connection)
+// StripLines is StripResponse for a header as a list, in place.
+func StripLines(lines []wire.Line) []wire.Line {
+	var named []string
+	for _, l := range lines {
+		if l.Name == "Connection" {
+			named = appendNamed(named, l.Value)
+		}
 	}
+	return slices.DeleteFunc(lines, func(l wire.Line) bool { return HopByHop(l.Name) || slices.Contains(named, l.Name) })
 }
 
 func removeHopByHop(h http.Header) {
@@ -79,20 +85,29 @@ func removeHopByHop(h http.Header) {
 
 func removeNamed(h http.Header, connection []string) {
 	for _, line := range connection {
-		if line == "keep-alive" || line == "close" {
-			continue // what nearly all say, which names no field that could be left
+		for _, name := range appendNamed(nil, line) {
+			delete(h, name)
 		}
-		for name := range strings.SplitSeq(line, ",") {
-			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
-			switch name {
-			case "", "Te", "Upgrade": // decided by StripRequest, which still reads them
-			default:
-				if !gatewayOwned(name) {
-					delete(h, name)
-				}
+	}
+}
+
+// appendNamed appends the names of the fields that a line of Connection takes
+// along.
+func appendNamed(names []string, line string) []string {
+	if line == "keep-alive" || line == "close" {
+		return names // what nearly all say, which names no field that could be left
+	}
+	for name := range strings.SplitSeq(line, ",") {
+		name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
+		switch name {
+		case "", "Te", "Upgrade": // decided by StripRequest, which still reads them
+		default:
+			if !gatewayOwned(name) {
+				names = append(names, name)
 			}
 		}
 	}
+	return names
 }
 
 // gatewayOwned reports whether a field is the gateway's to set, so that no

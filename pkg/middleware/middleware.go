@@ -21,6 +21,9 @@
 //     written, so that http.ResponseController and Of see through them. The
 //     answer's header is final when WriteHeader reaches the Exchange. A writer
 //     that holds an answer back lets it out before its handler returns.
+//   - An answer's fields are in Header where a writer that is no FieldWriter has
+//     seen them. Who has none and wants to read them afterwards hands ByHeader(w)
+//     on.
 //   - next may panic with http.ErrAbortHandler, which has to pass.
 package middleware
 
@@ -31,6 +34,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/problem"
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // Middleware wraps a handler. The gateway composes them in one fixed order.
@@ -201,10 +205,20 @@ func (e *Exchange) Header() http.Header { return e.w.Header() }
 // WriteHeader implements http.ResponseWriter. 1xx statuses pass through and
 // are not the exchange's status.
 func (e *Exchange) WriteHeader(code int) {
+	e.tells(code)
+	e.w.WriteHeader(code)
+}
+
+// WriteFields implements FieldWriter.
+func (e *Exchange) WriteFields(code int, lines []wire.Line) {
+	e.tells(code)
+	WriteFields(e.w, code, lines)
+}
+
+func (e *Exchange) tells(code int) {
 	if e.Status == 0 && (code >= 200 || code == http.StatusSwitchingProtocols) {
 		e.Status = code
 	}
-	e.w.WriteHeader(code)
 }
 
 // Write implements http.ResponseWriter.

@@ -16,6 +16,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/breaker"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/problem"
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // How long the beginning of an answer is held back. An answer that is complete
@@ -187,7 +188,7 @@ func (f *flight) relay(resp *http.Response) error {
 		f.writeHeader(resp, -1, nil)
 		return nil
 	}
-	events := eventStream(resp.Header)
+	events := eventStream(f.lines)
 	if b, ok := resp.Body.(interface{ All() []byte }); ok && !events {
 		if all := b.All(); int64(len(all)) == resp.ContentLength {
 			f.writeHeader(resp, resp.ContentLength, nil)
@@ -199,7 +200,7 @@ func (f *flight) relay(resp *http.Response) error {
 	}
 	c := f.up.relays.Get().(*relay)
 	c.f, c.resp, c.n, c.err, c.panic, c.ran, c.state = f, resp, 0, nil, nil, false, relayHolding
-	c.trailer = trailerNames(resp.Trailer, resp.Header)
+	c.trailer = trailerNames(resp.Trailer, f.lines)
 	if n := resp.ContentLength; n > holdSmall && n <= holdLarge {
 		if c.large = f.up.larges.take(); c.large != nil {
 			c.buf = c.large[:]
@@ -223,8 +224,9 @@ func (f *flight) relay(resp *http.Response) error {
 	return err
 }
 
-func eventStream(h http.Header) bool {
-	return strings.HasPrefix(h.Get("Content-Type"), "text/event-stream")
+func eventStream(lines []wire.Line) bool {
+	kind, _ := wire.Find(lines, "Content-Type")
+	return strings.HasPrefix(kind, "text/event-stream")
 }
 
 func (c *relay) run() error {
@@ -331,7 +333,7 @@ func (c *relay) release() error {
 // now, which spares the client the chunks. mu is held.
 func (c *relay) complete() error {
 	if len(c.resp.Trailer) > 0 {
-		c.trailer = trailerNames(c.resp.Trailer, c.resp.Header)
+		c.trailer = trailerNames(c.resp.Trailer, c.f.lines)
 		if err := c.release(); err != nil {
 			return err
 		}
@@ -398,59 +400,54 @@ func (c *relay) trailers() {
 	_ = c.write(nil, true)
 }
 
-// copyHeader adds the answer's fields to those that the gateway has set.
-func (f *flight) copyHeader(resp *http.Response) {
+// passOn returns the answer's lines as the client gets them, beside what the
+// gateway has set itself: its request id and its limits stay.
+func (f *flight) passOn(resp *http.Response) []wire.Line {
 	h := f.w.Header()
-	middleware.StripNamed(resp.Header)
-	for name, values := range resp.Header {
-		have, ok := h[name]
-		switch {
-		case middleware.HopByHop(name):
-		case !ok:
-			h[name] = values
-		case listed(name):
-			h[name] = append(slices.Clip(have), values...)
-		}
-		// What the gateway has set itself stays: its request id, its limits.
-	}
-	via := f.up.marks.viaFor(resp.ProtoMajor, resp.ProtoMinor)
-	if old := h["Via"]; len(old) > 0 {
-		via = append(slices.Clip(old), via...)
-	}
-	h["Via"] = via
+	lines := slices.DeleteFunc(middleware.StripLines(f.lines), func(l wire.Line) bool {
+		_, set := h[l.Name]
+		return set && !listed(l.Name)
+	})
+	return append(lines, f.up.marks.viaFor(resp.ProtoMajor, resp.ProtoMinor))
 }
 
 // writeHeader passes the answer's header on. length is the body's, or negative
 // where it is not known or there is no body to come; trailer are the names of
 // the trailers that are announced.
 func (f *flight) writeHeader(resp *http.Response, length int64, trailer []string) {
-	f.copyHeader(resp)
+	lines := f.passOn(resp)
 	h := f.w.Header()
-	if _, ok := h["Content-Type"]; !ok {
+	if _, ok := wire.Find(lines, "Content-Type"); !ok && h["Content-Type"] == nil {
 		h["Content-Type"] = nil // net/http would guess one
 	}
+	_, counted := wire.Find(lines, "Content-Length")
 	switch {
 	case len(trailer) > 0:
-		delete(h, "Content-Length") // only chunks have room for trailers
+		lines = uncounted(lines) // only chunks have room for trailers
 		h["Trailer"] = trailer
-	case length >= 0:
-		if _, ok := h["Content-Length"]; !ok {
-			h["Content-Length"] = []string{strconv.FormatInt(length, 10)}
-		}
+	case length >= 0 && !counted:
+		lines = append(lines, wire.Line{Name: "Content-Length", Value: strconv.FormatInt(length, 10)})
 	}
 	f.part()
-	f.w.WriteHeader(resp.StatusCode)
+	middleware.WriteFields(f.w, resp.StatusCode, lines)
+	if f.lines = nil; !f.held {
+		f.call.answer.Lines = lines // which may have grown
+	}
+}
+
+func uncounted(lines []wire.Line) []wire.Line {
+	return slices.DeleteFunc(lines, func(l wire.Line) bool { return l.Name == "Content-Length" })
 }
 
 // trailerNames returns the names to announce. One that the header has as well
 // is not: net/http would send the header's value again as a trailer.
-func trailerNames(trailer, header http.Header) []string {
+func trailerNames(trailer http.Header, header []wire.Line) []string {
 	if len(trailer) == 0 {
 		return nil
 	}
 	names := make([]string, 0, len(trailer))
 	for name := range trailer {
-		if _, twice := header[name]; !twice && trailerAllowed(name) {
+		if _, twice := wire.Find(header, name); !twice && trailerAllowed(name) {
 			names = append(names, name)
 		}
 	}

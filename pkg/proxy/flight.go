@@ -18,6 +18,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/problem"
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // flight is one request on its way. Only the goroutine that serves the request
@@ -41,9 +42,11 @@ type flight struct {
 
 	// What every attempt sends.
 	header  http.Header
-	target  url.URL // its Host is that of the attempt under way
-	upgrade string  // protocol to switch to; empty: none
-	body    *replay // nil: no body
+	own     []wire.Line  // beside it: what the gateway says itself; nil: it is in the header
+	owned   [4]wire.Line // backing array
+	target  url.URL      // its Host is that of the attempt under way
+	upgrade string       // protocol to switch to; empty: none
+	body    *replay      // nil: no body
 
 	replayable bool // may be handled twice
 	duplexed   bool // an answer may come before the end of the body
@@ -67,7 +70,7 @@ type flight struct {
 	trace   *httptrace.ClientTrace // nil: no hooks
 	interim interim
 
-	peer [3][1]string // backing arrays of header values
+	lines []wire.Line // the header of the attempt's answer
 }
 
 // flight returns one that is as good as new.
@@ -85,7 +88,7 @@ func (u *Upstream) flight() *flight {
 func (f *flight) Release() {
 	up, call := f.up, f.call
 	call.answer.Clear()
-	call.answer.Body = call.answer.Body[:0]
+	call.answer.Body, call.answer.Fields = call.answer.Body[:0], nil
 	call.t = nil
 	*f = flight{call: call}
 	if middleware.Reuse {
@@ -153,6 +156,9 @@ func (f *flight) takeIn() error {
 // hold makes what attempts need that go to net/http's transport, or send a body.
 func (f *flight) hold() {
 	f.held = true
+	if f.own != nil {
+		f.merge()
+	}
 	if f.interim.w == nil && f.body == nil {
 		return
 	}
@@ -295,6 +301,13 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 	if err == nil {
 		err = f.checkAnswer(resp)
 	}
+	switch {
+	case err != nil:
+	case f.held:
+		f.lines = wire.AppendLines(make([]wire.Line, 0, len(resp.Header)+4), resp.Header)
+	default:
+		f.lines = f.call.answer.Lines
+	}
 	if err != nil {
 		if resp != nil {
 			_ = resp.Body.Close() // its error would be about an answer that is not used
@@ -308,7 +321,7 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 func (f *flight) next(address string) (*http.Request, http.RoundTripper) {
 	if !f.held {
 		if out := f.plain(address); f.s.fast.Plain(out) {
-			f.call.t = f.s.fast
+			f.call.t, f.call.answer.Fields = f.s.fast, f.own
 			return out, f.call
 		}
 		if len(f.call.answer.Body) > 0 {

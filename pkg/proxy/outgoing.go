@@ -9,6 +9,7 @@ import (
 
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/problem"
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // rewrite turns the client's header and target into what instances get. The
@@ -29,22 +30,26 @@ func (f *flight) rewrite() {
 		delete(h, "Connection")
 		delete(h, "Upgrade")
 	}
-	f.header = h
+	f.header, f.own = h, f.owned[:0]
 	f.retarget()
 	f.forwarded(h)
-
-	via := f.up.marks.viaFor(f.r.ProtoMajor, f.r.ProtoMinor)
-	if old := h["Via"]; len(old) > 0 {
-		via = append(slices.Clip(old), via...)
-	}
-	h["Via"] = via
+	f.own = append(f.own, f.up.marks.viaFor(f.r.ProtoMajor, f.r.ProtoMinor))
 	if f.x != nil && f.x.RequestID != "" {
 		if now := h[problem.HeaderRequestID]; len(now) != 1 || now[0] != f.x.RequestID {
 			h[problem.HeaderRequestID] = []string{f.x.RequestID}
 		}
 	}
-	if _, ok := h["User-Agent"]; !ok {
-		h["User-Agent"] = nil // net/http would send its own
+}
+
+// merge puts what the gateway says itself into the header, for transports that
+// take nothing else.
+func (f *flight) merge() {
+	for _, l := range f.own {
+		f.header[l.Name] = append(slices.Clip(f.header[l.Name]), l.Value)
+	}
+	f.own = nil
+	if _, ok := f.header["User-Agent"]; !ok {
+		f.header["User-Agent"] = nil // net/http would send its own
 	}
 }
 
@@ -114,30 +119,31 @@ func (f *flight) forwarded(h http.Header) {
 	if err != nil {
 		peer = f.r.RemoteAddr
 	}
-	if old := h["X-Forwarded-For"]; trusted && len(old) > 0 {
-		peer = strings.Join(old, ", ") + ", " + peer
+	host := f.r.Host // HTTP/1.0 has none
+	if trusted {
+		if old := h["X-Forwarded-For"]; len(old) > 0 && peer != "" {
+			peer = strings.Join(old, ", ") + ", " + peer
+			delete(h, "X-Forwarded-For")
+		}
+		delete(h, "X-Forwarded-Proto")
+		if len(h["X-Forwarded-Host"]) > 0 {
+			host = ""
+		}
 	}
 	if peer != "" {
-		h["X-Forwarded-For"] = f.value(0, peer)
+		f.own = append(f.own, wire.Line{Name: "X-Forwarded-For", Value: peer})
 	}
-	secure := f.r.TLS != nil
+	scheme := "http"
+	if f.r.TLS != nil {
+		scheme = "https"
+	}
 	if f.x != nil && f.x.Scheme != "" {
-		secure = f.x.Scheme == "https"
+		scheme = f.x.Scheme
 	}
-	if secure {
-		h["X-Forwarded-Proto"] = f.up.marks.schemeHTTPS
-	} else {
-		h["X-Forwarded-Proto"] = f.up.marks.schemeHTTP
+	f.own = append(f.own, wire.Line{Name: "X-Forwarded-Proto", Value: scheme})
+	if host != "" {
+		f.own = append(f.own, wire.Line{Name: "X-Forwarded-Host", Value: host})
 	}
-	if old := h["X-Forwarded-Host"]; (!trusted || len(old) == 0) && f.r.Host != "" { // HTTP/1.0 has none
-		h["X-Forwarded-Host"] = f.value(1, f.r.Host)
-	}
-}
-
-// value returns a header value without a slice of its own on the heap.
-func (f *flight) value(i int, v string) []string {
-	f.peer[i][0] = v
-	return f.peer[i][:]
 }
 
 // hasForwardedPrefix reports whether a field is one of the X-Forwarded family.

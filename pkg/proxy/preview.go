@@ -32,6 +32,7 @@ func NewPreview(up *Upstream, o RouteOptions, r *http.Request, x *middleware.Exc
 	f := &flight{h: h, up: up, s: up.settings.Load(), r: r, x: x}
 	p := Preview{Looped: h.up.marks.looped(r.Header["Via"])}
 	f.rewrite()
+	f.merge()
 	f.bound()
 	out := f.request("")
 	p.Scheme, p.Host, p.Header = out.URL.Scheme, out.Host, out.Header

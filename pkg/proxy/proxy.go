@@ -16,6 +16,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/adaptive"
 	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/problem"
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // RouteOptions are what a route adds to its upstream.
@@ -112,20 +113,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // (RFC 9110 section 15.5.6).
 const insteadOfConnect = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
-// marks are values that go into the headers of all of an upstream's requests as
-// they are: one of a kind, so that they are in the processor's cache whichever
-// route is asked for. Their capacity is their length.
+// marks are how the gateway is named in Via.
 type marks struct {
-	schemeHTTP  []string
-	schemeHTTPS []string
-	via         [3][]string // by protocol: 1.0, 1.1, 2
-	loop        string      // what a Via field of ours contains
+	via  [3]string // by protocol: 1.0, 1.1, 2
+	loop string    // what a Via field of ours contains
 }
 
 func newMarks(pseudonym string) marks {
 	return marks{
-		schemeHTTP: []string{"http"}, schemeHTTPS: []string{"https"},
-		via:  [3][]string{{"1.0 " + pseudonym}, {"1.1 " + pseudonym}, {"2 " + pseudonym}},
+		via:  [3]string{"1.0 " + pseudonym, "1.1 " + pseudonym, "2 " + pseudonym},
 		loop: " " + pseudonym,
 	}
 }
@@ -144,8 +140,12 @@ func (m *marks) looped(via []string) bool {
 	return false
 }
 
-// viaFor returns the Via value for a message of that protocol version.
-func (m *marks) viaFor(major, minor int) []string {
+// viaFor returns the Via line for a message of that protocol version.
+func (m *marks) viaFor(major, minor int) wire.Line {
+	return wire.Line{Name: "Via", Value: m.named(major, minor)}
+}
+
+func (m *marks) named(major, minor int) string {
 	switch {
 	case major >= 2:
 		return m.via[2]

@@ -15,6 +15,7 @@ import (
 	"github.com/proconsul/proconsul/pkg/cohort"
 	"github.com/proconsul/proconsul/pkg/rawio"
 	"github.com/proconsul/proconsul/pkg/transport"
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // How connections to instances are kept.
@@ -255,7 +256,13 @@ func (c *call) RoundTrip(req *http.Request) (*http.Response, error) {
 // RoundTripBy implements breaker.Timed.
 func (c *call) RoundTripBy(req *http.Request, by time.Time) (*http.Response, error) {
 	c.answer.Clear() // of the attempt before
-	return c.t.RoundTripInto(req, &c.answer, by)
+	resp, err := c.t.RoundTripInto(req, &c.answer, by)
+	if err == nil {
+		if code, ok := wire.Find(c.answer.Lines, "Grpc-Status"); ok { // which the breaker looks for
+			resp.Header = http.Header{"Grpc-Status": {code}}
+		}
+	}
+	return resp, err
 }
 
 // instanceConn is a connection to an instance that tells the upload on it when

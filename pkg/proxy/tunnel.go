@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/proconsul/proconsul/balancer"
+	"github.com/proconsul/proconsul/pkg/middleware"
 	"github.com/proconsul/proconsul/pkg/problem"
 )
 
@@ -44,12 +45,10 @@ func (f *flight) switchProtocols(resp *http.Response) error {
 
 	// The header goes out in the ordinary way, so that whatever changes
 	// answers changes this one too; what it takes away is put back.
-	protocol := resp.Header["Upgrade"]
 	h := f.w.Header()
-	resp.Header.Del("Content-Length")
-	f.copyHeader(resp)
-	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, protocol
-	f.w.WriteHeader(http.StatusSwitchingProtocols)
+	lines := uncounted(f.passOn(resp))
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, resp.Header["Upgrade"]
+	middleware.WriteFields(f.w, http.StatusSwitchingProtocols, lines)
 	conn, buffered, err := http.NewResponseController(f.w).Hijack()
 	if err != nil {
 		f.settle(balancer.Canceled)

@@ -43,7 +43,8 @@ type conn struct {
 	pooled *[readBufferSize]byte
 	buf    []byte // pooled[:], or a larger one for a large header
 	r, w   int    // what is read and not used yet
-	last   string // the header of the answer before
+	last   string // the header of the answer before, if it is remembered
+	head   head   // of the answer, or of last
 
 	// What onReady does, and the outcome. It is one method value, since a
 	// closure for each call would be an allocation.
@@ -446,18 +447,19 @@ func (d *dryConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// maxRemembered is how long a header may be to be kept for comparing it with
-// the next one: an instance's answers are often alike.
+// maxRemembered is how long a header may be to be kept, together with what was
+// made of it, for the next one: an instance's answers are often alike.
 const maxRemembered = 2 << 10
 
 // readHead takes an answer's header from the connection, up to and with the
-// empty line. It fails as soon as it can be seen that it is none.
-func (c *conn) readHead(limit int) (string, error) {
+// empty line, parses it into c.head and returns its length. It fails as soon as
+// it can be seen that it is none.
+func (c *conn) readHead(limit int) (int, error) {
 	scan, line := 0, 0
 	for {
 		b := c.buf[c.r:c.w]
 		if err := checkStart(b); err != nil {
-			return "", err
+			return 0, err
 		}
 		for {
 			i := bytes.IndexByte(b[scan:], '\n')
@@ -467,35 +469,45 @@ func (c *conn) readHead(limit int) (string, error) {
 			}
 			end := scan + i
 			if end == line || b[end-1] != '\r' {
-				return "", malformed("line feed without carriage return in the header")
+				return 0, malformed("line feed without carriage return in the header")
 			}
 			scan = end + 1
 			if end-1 == line {
 				if scan > limit {
-					return "", headerTooLarge(limit)
+					return 0, headerTooLarge(limit)
 				}
 				c.r += scan
-				if string(b[:scan]) == c.last {
-					return c.last, nil
-				}
-				text := string(b[:scan])
-				if c.last = text; scan > maxRemembered {
-					c.last = ""
-				}
-				return text, nil
+				return scan, c.parse(b[:scan])
 			}
 			line = scan
 		}
 		if len(b) > limit || !c.grow(limit) {
-			return "", headerTooLarge(limit)
+			return 0, headerTooLarge(limit)
 		}
 		if err := c.fill(); err != nil {
 			if err == io.EOF && len(b) > 0 {
 				err = io.ErrUnexpectedEOF
 			}
-			return "", err
+			return 0, err
 		}
 	}
+}
+
+// parse makes c.head of a whole header. One that is the same as the one before
+// is parsed already.
+func (c *conn) parse(b []byte) error {
+	if string(b) == c.last {
+		return nil
+	}
+	text := string(b)
+	c.last = "" // until it is known to be good
+	if err := parseHead(text, &c.head); err != nil {
+		return err
+	}
+	if len(text) <= maxRemembered {
+		c.last = text
+	}
+	return nil
 }
 
 func headerTooLarge(limit int) error {

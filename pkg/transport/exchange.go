@@ -152,10 +152,6 @@ func (e *exchange) response() *response {
 	if e.m == nil {
 		return &response{}
 	}
-	if e.m.header == nil {
-		e.m.header = make(http.Header, 8)
-	}
-	e.m.answer.Header = e.m.header
 	return &e.m.answer
 }
 
@@ -185,8 +181,7 @@ func (e *exchange) answer(c *conn) (*http.Response, error) {
 		if n == 0 && e.trace != nil && e.trace.GotFirstResponseByte != nil {
 			e.trace.GotFirstResponseByte()
 		}
-		before := c.last
-		text, err := c.readHead(left)
+		size, err := c.readHead(left)
 		if err != nil {
 			var bad *ProtocolError
 			if !errors.As(err, &bad) {
@@ -194,11 +189,7 @@ func (e *exchange) answer(c *conn) (*http.Response, error) {
 			}
 			return nil, err
 		}
-		h := head{header: resp.Header}
-		if err := parseHead(text, text == before, resp.values[:0], &h); err != nil {
-			c.last = "" // it is not known to be good
-			return nil, err
-		}
+		h := &c.head
 		if h.status >= 200 {
 			if !c.arrived() {
 				return nil, context.DeadlineExceeded
@@ -206,7 +197,7 @@ func (e *exchange) answer(c *conn) (*http.Response, error) {
 			if c.upload != nil {
 				c.upload.decline()
 			}
-			return e.final(c, resp, &h)
+			return e.final(c, resp)
 		}
 		if h.status == http.StatusSwitchingProtocols {
 			return nil, malformed("it switches protocols unasked")
@@ -223,36 +214,44 @@ func (e *exchange) answer(c *conn) (*http.Response, error) {
 			}
 			c.upload.start()
 		}
-		if e.trace != nil && e.trace.Got1xxResponse != nil {
-			if err := e.trace.Got1xxResponse(h.status, textproto.MIMEHeader(h.header)); err != nil {
+		if hook := e.interim(); hook == nil {
+			if left -= size; left <= 0 {
+				return nil, headerTooLarge(c.t.o.MaxResponseHeader)
+			}
+		} else {
+			if err := hook(h.status, textproto.MIMEHeader(h.header(nil))); err != nil {
 				return nil, err
 			}
 			left = c.t.o.MaxResponseHeader
-			resp = &response{} // the hook may keep the header
-		} else if e.m != nil {
-			if e.m.Interim != nil {
-				if err := e.m.Interim(h.status, textproto.MIMEHeader(h.header)); err != nil {
-					return nil, err
-				}
-				left = c.t.o.MaxResponseHeader
-			} else if left -= len(text); left <= 0 {
-				return nil, headerTooLarge(c.t.o.MaxResponseHeader)
-			}
-			clear(e.m.header)
-		} else if left -= len(text); left <= 0 {
-			return nil, headerTooLarge(c.t.o.MaxResponseHeader)
 		}
 	}
 }
 
+// interim is who is told of 1xx answers, or nil.
+func (e *exchange) interim() func(int, textproto.MIMEHeader) error {
+	switch {
+	case e.trace != nil && e.trace.Got1xxResponse != nil:
+		return e.trace.Got1xxResponse
+	case e.m != nil:
+		return e.m.Interim
+	}
+	return nil
+}
+
 // final makes the answer that the caller gets.
-func (e *exchange) final(c *conn, resp *response, h *head) (*http.Response, error) {
+func (e *exchange) final(c *conn, resp *response) (*http.Response, error) {
+	h := &c.head
 	resp.Status, resp.StatusCode = h.text, h.status
 	resp.Proto, resp.ProtoMajor, resp.ProtoMinor = "HTTP/1.1", 1, h.minor
 	if h.minor == 0 {
 		resp.Proto = "HTTP/1.0"
 	}
-	resp.Header, resp.Request, resp.TLS = h.header, e.req, c.tls
+	resp.Request, resp.TLS = e.req, c.tls
+	if e.m != nil {
+		e.m.Lines = append(e.m.Lines, h.lines...)
+	} else {
+		resp.Header = h.header(resp.values[:0])
+	}
 	keep := h.minor == 1 && !h.close && !e.req.Close && !e.closes()
 	resp.Close = h.close || h.minor == 0 && !h.keepAlive
 	if h.close && h.minor == 1 {
@@ -263,12 +262,16 @@ func (e *exchange) final(c *conn, resp *response, h *head) (*http.Response, erro
 		resp.TransferEncoding = resp.encoding[:]
 		if h.trailers {
 			var err error
-			if resp.Trailer, err = wire.Announced(resp.Header); err != nil {
+			if resp.Trailer, err = wire.Announced(h.values("Trailer")); err != nil {
 				return nil, malformed("%v", err)
 			}
+			delete(resp.Header, "Trailer") // likewise
 		}
 	}
 	resp.ContentLength = h.length
+	if c.last == "" {
+		h.lines = nil // of a header that is too large to be kept
+	}
 	b := &resp.body
 	switch {
 	case e.req.Method == http.MethodHead:

@@ -11,9 +11,9 @@ import (
 type head struct {
 	minor       int
 	status      int
-	text        string      // "200 OK"
-	header      http.Header // where there is one already, empty, it is filled
-	length      int64       // of the body by Content-Length, or -1
+	text        string // "200 OK"
+	lines       []wire.Line
+	length      int64 // of the body by Content-Length, or -1
 	chunked     bool
 	close       bool // Connection has "close"
 	keepAlive   bool // or "keep-alive"
@@ -22,20 +22,13 @@ type head struct {
 }
 
 // parseHead parses a header as readHead returns it: lines that end in CRLF,
-// an empty one last. known says that the same header was parsed before, whose
-// bytes need no second look. values is room for the values; it may be short.
-func parseHead(s string, known bool, values []string, h *head) error {
-	h.length = -1
+// an empty one last. Its lines, but for what is not the caller's business, are
+// put into the room of h's.
+func parseHead(s string, h *head) error {
+	*h = head{lines: h.lines[:0], length: -1}
 	line, rest := wire.CutLine(s)
-	if err := h.statusLine(line, known); err != nil {
+	if err := h.statusLine(line); err != nil {
 		return err
-	}
-	fields := strings.Count(rest, "\n") - 1 // the empty line
-	if fields > cap(values) {
-		values = make([]string, 0, fields)
-	}
-	if h.header == nil {
-		h.header = make(http.Header, fields)
 	}
 	transfer := false
 	for {
@@ -43,14 +36,9 @@ func parseHead(s string, known bool, values []string, h *head) error {
 		if line == "" {
 			break
 		}
-		var name, value string
-		if known {
-			name, value = wire.KnownField(line)
-		} else {
-			var err error
-			if name, value, err = wire.Field(line); err != nil {
-				return malformed("%v", err)
-			}
+		name, value, err := wire.Field(line)
+		if err != nil {
+			return malformed("%v", err)
 		}
 		switch name {
 		case "Content-Length":
@@ -58,7 +46,6 @@ func parseHead(s string, known bool, values []string, h *head) error {
 				return malformed("more than one Content-Length")
 			}
 			h.contentSeen = true
-			var err error
 			if h.length, err = wire.ContentLength(value); err != nil {
 				return malformed("%v", err)
 			}
@@ -71,19 +58,14 @@ func parseHead(s string, known bool, values []string, h *head) error {
 				return malformed("unsupported transfer encoding")
 			}
 			h.chunked = true
-			continue // not the caller's business
+			continue
 		case "Connection":
 			h.close = h.close || wire.HasToken(value, "close")
 			h.keepAlive = h.keepAlive || wire.HasToken(value, "keep-alive")
 		case "Trailer":
 			h.trailers = true
 		}
-		if old, ok := h.header[name]; ok {
-			h.header[name] = append(old, value) // copies: the capacity is 1
-			continue
-		}
-		values = append(values, value)
-		h.header[name] = values[len(values)-1 : len(values) : len(values)]
+		h.lines = append(h.lines, wire.Line{Name: name, Value: value})
 	}
 	if h.chunked {
 		if h.contentSeen {
@@ -96,9 +78,37 @@ func parseHead(s string, known bool, values []string, h *head) error {
 	return nil
 }
 
+// header returns the lines as a map. values is room for the values; it may be
+// short.
+func (h *head) header(values []string) http.Header {
+	m := make(http.Header, len(h.lines))
+	if len(h.lines) > cap(values) {
+		values = make([]string, 0, len(h.lines))
+	}
+	for _, l := range h.lines {
+		if old, ok := m[l.Name]; ok {
+			m[l.Name] = append(old, l.Value) // copies: the capacity is 1
+			continue
+		}
+		values = append(values, l.Value)
+		m[l.Name] = values[len(values)-1 : len(values) : len(values)]
+	}
+	return m
+}
+
+// values returns the values of the lines of that name.
+func (h *head) values(name string) (values []string) {
+	for _, l := range h.lines {
+		if l.Name == name {
+			values = append(values, l.Value)
+		}
+	}
+	return values
+}
+
 // statusLine parses "HTTP/1.1 200 OK"; the reason and the space before it may
 // be missing.
-func (h *head) statusLine(s string, known bool) error {
+func (h *head) statusLine(s string) error {
 	if len(s) < len("HTTP/1.1 200") || s[:len(protocol)] != protocol || s[7] != '0' && s[7] != '1' || s[8] != ' ' ||
 		len(s) > 12 && s[12] != ' ' {
 		return malformed("status line")
@@ -113,7 +123,7 @@ func (h *head) statusLine(s string, known bool) error {
 	if h.status < 100 {
 		return malformed("status code")
 	}
-	if !known && !wire.ValidValue(s[12:]) {
+	if !wire.ValidValue(s[12:]) {
 		return malformed("control character in the status line")
 	}
 	h.text = s[9:]

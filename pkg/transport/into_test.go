@@ -3,16 +3,19 @@ package transport_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/textproto"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/proconsul/proconsul/pkg/transport"
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // sweeps are how a header's time is kept: on the socket, on the socket because
@@ -116,8 +119,62 @@ func TestInterimInto(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil || len(got) != 2 || resp.Header.Get("Link") != "" {
-		t.Errorf("got %q, %v, interim %v, header %v", b, err, got, resp.Header)
+	if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil || len(got) != 2 || len(m.Lines) != 1 || m.Lines[0].Name != "Content-Length" {
+		t.Errorf("got %q, %v, interim %v, header %v", b, err, got, m.Lines)
+	}
+}
+
+// What is sent beside a request's header comes behind it, and an answer's header
+// is a list in its order, whether it is the same as the one before on its
+// connection, another, or too large to be remembered.
+func TestLinesInto(t *testing.T) {
+	large := "X-Large: " + strings.Repeat("v", 4<<10) + "\r\n"
+	heads := []string{
+		"B: 1\r\nA: 2\r\nb: 3\r\nContent-Length: 2\r\n\r\nok",
+		"B: 1\r\nA: 2\r\nb: 3\r\nContent-Length: 2\r\n\r\nok",
+		"C: 4\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n2\r\nok\r\n0\r\nX-T: 5\r\n\r\n",
+		large + "Content-Length: 2\r\n\r\nok",
+		large + "Content-Length: 2\r\n\r\nok",
+		"Content-Length: 2\r\n\r\nok",
+	}
+	want := []string{"B: 1|A: 2|B: 3|Content-Length: 2|", "", "C: 4|Trailer: X-T|", strings.ReplaceAll(large, "\r\n", "|") + "Content-Length: 2|", "", "Content-Length: 2|"}
+	sent := make(chan string, len(heads))
+	s := serve(t, func(c net.Conn, r *bufio.Reader, _ int) {
+		for _, h := range heads {
+			head, err := readHeadOf(r)
+			if err != nil {
+				return
+			}
+			sent <- head
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n"+h)
+		}
+	})
+	tr := client(t, transport.Options{Sweep: time.Second})
+	m := transport.Memory{Fields: []wire.Line{{Name: "Via", Value: "1.1 us"}, {Name: "X-Forwarded-For", Value: "192.0.2.1"}}}
+	for i := range heads {
+		m.Clear()
+		req := request(t, "GET", s.url, nil)
+		req.Header = http.Header{"Via": {"1.0 before"}}
+		resp, err := tr.RoundTripInto(req, &m, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if head := <-sent; !strings.HasSuffix(head, "\r\nVia: 1.0 before\r\nVia: 1.1 us\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n") {
+			t.Errorf("%d: sent %q", i, head)
+		}
+		var got strings.Builder
+		for _, l := range m.Lines {
+			got.WriteString(l.Name + ": " + l.Value + "|")
+		}
+		if want := cmp.Or(want[i], want[max(i-1, 0)]); got.String() != want || resp.Header != nil {
+			t.Errorf("%d: got %.100q, and a map %v; want %.100q", i, got.String(), resp.Header, want)
+		}
+		if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil || i == 2 && resp.Trailer.Get("X-T") != "5" {
+			t.Errorf("%d: %q, %v, trailer %v", i, b, err, resp.Trailer)
+		}
+	}
+	if s.accepted() != 1 {
+		t.Errorf("%d connections, want one", s.accepted())
 	}
 }
 
@@ -165,8 +222,8 @@ func TestIntoAllocatesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, err := resp.Body.Read(buf); n != 2 || err != io.EOF || resp.Header.Get("Server") != "x" {
-			t.Fatal(n, err, resp.Header)
+		if n, err := resp.Body.Read(buf); n != 2 || err != io.EOF || len(m.Lines) != 3 || m.Lines[0].Value != "x" {
+			t.Fatal(n, err, m.Lines)
 		}
 	}); got != 0 {
 		t.Errorf("a round trip makes %v allocations, want none", got)

@@ -98,6 +98,11 @@ func (e *exchange) appendHead(b []byte) ([]byte, error) {
 			b = append(b, "\r\n"...)
 		}
 	}
+	if e.m != nil {
+		for _, l := range e.m.Fields {
+			b = l.Append(b)
+		}
+	}
 	if req.Close {
 		b = append(b, "Connection: close\r\n"...)
 	}

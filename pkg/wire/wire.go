@@ -68,22 +68,11 @@ func look(name string) (valid, canonical bool) {
 	return true, canonical
 }
 
-// KnownField is Field for a line that Field has taken before, which needs no
-// second look at its bytes.
-func KnownField(line string) (name, value string) {
-	i := strings.IndexByte(line, ':')
-	name = line[:i]
-	if _, canonical := look(name); !canonical {
-		name = textproto.CanonicalMIMEHeaderKey(name)
-	}
-	return name, Trim(line[i+1:])
-}
-
-// Announced takes the names of trailers out of a header. They are the keys of
-// what it returns, without values; nil where there are none.
-func Announced(h http.Header) (http.Header, error) {
+// Announced takes the names of trailers from the values of Trailer. They are the
+// keys of what it returns, without values; nil where there are none.
+func Announced(trailer []string) (http.Header, error) {
 	var names http.Header
-	for _, list := range h["Trailer"] {
+	for _, list := range trailer {
 		for name := range strings.SplitSeq(list, ",") {
 			if name = Trim(name); name == "" {
 				continue
@@ -101,7 +90,6 @@ func Announced(h http.Header) (http.Header, error) {
 			names[name] = nil
 		}
 	}
-	delete(h, "Trailer")
 	return names, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http/httputil"
 	"net/textproto"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,11 +39,6 @@ func TestField(t *testing.T) {
 		if name != tt.name || value != tt.value || (err != nil) != tt.fails {
 			t.Errorf("%q: got %q, %q, %v", tt.line, name, value, err)
 		}
-		if !tt.fails {
-			if name, value := wire.KnownField(tt.line); name != tt.name || value != tt.value {
-				t.Errorf("%q, known: got %q, %q", tt.line, name, value)
-			}
-		}
 		var bad wire.Malformed
 		if tt.fails && !errors.As(err, &bad) {
 			t.Errorf("%q: the error is %T", tt.line, err)
@@ -63,14 +59,30 @@ func TestAnnounced(t *testing.T) {
 		{[]string{"X-A, content-length"}, nil, true},
 		{[]string{"Transfer-Encoding"}, nil, true},
 	} {
-		h := http.Header{"Trailer": tt.lists, "X": {"1"}}
-		got, err := wire.Announced(h)
+		got, err := wire.Announced(tt.lists)
 		if !reflect.DeepEqual(got, tt.want) || (err != nil) != tt.fails {
 			t.Errorf("%q: got %v, %v", tt.lists, got, err)
 		}
-		if err == nil && !reflect.DeepEqual(h, http.Header{"X": {"1"}}) {
-			t.Errorf("%q: the header is %v afterwards", tt.lists, h)
-		}
+	}
+}
+
+func TestLines(t *testing.T) {
+	h := http.Header{"A": {" 1\t", "2"}, "B": {""}, "No token": {"1"}, "C": {"a\r\nInjected: 1", "\xff"}, "D": nil}
+	lines := wire.AppendLines([]wire.Line{{"Z", "0"}}, h)
+	var out []byte
+	for _, l := range lines {
+		out = l.Append(out)
+	}
+	got := strings.SplitAfter(string(out), "\r\n")
+	slices.Sort(got)
+	if want := []string{"", "A: 1\r\n", "A: 2\r\n", "B: \r\n", "C: \xff\r\n", "Z: 0\r\n"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if v, ok := wire.Find(lines, "A"); !ok || v != "1" {
+		t.Errorf("A is %q, %v, want its first value", v, ok)
+	}
+	if v, ok := wire.Find(lines, "D"); ok {
+		t.Errorf("D is %q", v)
 	}
 }
 

@@ -201,6 +201,7 @@ func (g *guard) admit(w http.ResponseWriter, r *http.Request) (kept *charge, ok 
 func (g *guard) follow(c *charge, next http.Handler, w http.ResponseWriter, r *http.Request) {
 	defer g.release(c)
 	if c.late() {
+		w = middleware.ByHeader(w)
 		defer g.chargeLate(c, w.Header())
 	}
 	if !c.shown() {

@@ -3,6 +3,10 @@ package ratelimit
 import (
 	"io"
 	"net/http"
+	"slices"
+
+	"github.com/proconsul/proconsul/pkg/middleware"
+	"github.com/proconsul/proconsul/pkg/wire"
 )
 
 // writer sets the fields at the last moment, so that they replace what the
@@ -19,6 +23,24 @@ func (w *writer) WriteHeader(code int) {
 		w.stamp()
 	}
 	w.ResponseWriter.WriteHeader(code)
+}
+
+// WriteFields implements middleware.FieldWriter.
+func (w *writer) WriteFields(code int, lines []wire.Line) {
+	if code >= 200 || code == http.StatusSwitchingProtocols {
+		lines = slices.DeleteFunc(lines, func(l wire.Line) bool { return ours(l.Name) })
+		w.stamp()
+	}
+	middleware.WriteFields(w.ResponseWriter, code, lines)
+}
+
+// ours reports whether a field is one of those by which clients are told.
+func ours(name string) bool {
+	switch name {
+	case policyField, stateField, limitField, remainingField, resetField:
+		return true
+	}
+	return false
 }
 
 // Write implements http.ResponseWriter.
