@@ -68,7 +68,7 @@ func New() *Writes {
 // methods are for the connection's goroutine alone.
 type Write struct {
 	conn    syscall.RawConn
-	onWrite func(fd uintptr) bool
+	onWrite func(fd uintptr)
 	ended   func(whole bool)
 
 	state atomic.Uint32
@@ -175,22 +175,22 @@ func (q *queue) flush() {
 // run does the write, which is the caller's to do.
 func (w *Write) run() {
 	// A connection that is closed meanwhile keeps its descriptor as long as
-	// RawConn.Write runs.
-	if err := w.conn.Write(w.onWrite); err != nil {
+	// RawConn.Control runs. RawConn.Write would get the poller ready besides, for
+	// somebody who waits.
+	if err := w.conn.Control(w.onWrite); err != nil {
 		w.err = err
 	}
 	w.ended(len(w.rest) == 0 && w.err == nil)
 	w.state.Store(done)
 }
 
-// write is what RawConn.Write calls. It never has it wait.
-func (w *Write) write(fd uintptr) bool {
+// write is what RawConn.Control calls.
+func (w *Write) write(fd uintptr) {
 	n, err := rawio.Write(fd, w.rest)
 	if err == rawio.ErrDry {
 		err = nil // the rest is left
 	}
 	w.rest, w.err = w.rest[n:], err
-	return true
 }
 
 // Settle sees to it that the write has ended, and returns what could not be

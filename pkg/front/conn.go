@@ -448,22 +448,25 @@ func (c *conn) park() bool {
 	if !c.served {
 		return true // the deadline of its first request is set
 	}
-	now := c.born.Add(time.Since(c.born)) // one clock, where time.Now looks at two
-	switch {
-	case !c.graced:
-		c.parked = now
-		if c.deadlined.Load() || c.deadline.Before(now.Add(c.s.o.Idle)) {
+	if !c.graced {
+		c.parked = c.s.roughly()
+		if c.deadlined.Load() || c.deadline.Before(c.parked.Add(c.s.o.Idle+2*c.s.o.Sweep)) {
 			// Later than has to be, so that the next requests need not set it.
-			c.setDeadline(now.Add(c.s.o.Idle + c.s.o.Idle/8))
+			c.setDeadline(time.Now().Add(c.s.o.Idle + c.s.o.Idle/8))
 		}
-		if !c.s.draining.Load() || c.grace(now) {
+		if !c.s.draining.Load() {
 			return true
 		}
-	case now.Before(c.deadline):
-		return true
 	}
-	c.lastLook(now)
-	return false
+	now := time.Now()
+	wait := now.Before(c.deadline)
+	if !c.graced {
+		wait = c.grace(now)
+	}
+	if !wait {
+		c.lastLook(now)
+	}
+	return wait
 }
 
 func (c *conn) setDeadline(t time.Time) {

@@ -137,6 +137,8 @@ type Server struct {
 	watched   []*conn       // what sweep looks at
 	sweeper   *time.Timer
 	sweeping  bool
+	born      time.Time
+	lately    atomic.Int64 // since born; see roughly
 }
 
 type counters struct {
@@ -181,7 +183,7 @@ func New(o Options) *Server {
 			o.HTTP2.TLSConfig = o.TLS // by which net/http knows that it is to speak it
 		}
 	}
-	s := &Server{o: o, listeners: map[net.Listener]bool{}, conns: map[*conn]struct{}{}, ending: make(chan struct{}), gone: make(chan struct{}, 1)}
+	s := &Server{o: o, born: time.Now(), listeners: map[net.Listener]bool{}, conns: map[*conn]struct{}{}, ending: make(chan struct{}), gone: make(chan struct{}, 1)}
 	s.scratch.New = func() any { return newScratch() }
 	s.writes.New = func() any { return new([writeBufferSize]byte) }
 	s.copies.New = func() any { return new([copyBufferSize]byte) }

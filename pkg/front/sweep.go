@@ -33,6 +33,7 @@ func (s *Server) watch(c *conn) {
 		return
 	}
 	s.sweeping = true
+	s.lately.Store(int64(time.Since(s.born)))
 	if s.sweeper == nil {
 		s.sweeper = time.AfterFunc(s.o.Sweep, s.sweep)
 		return
@@ -41,6 +42,7 @@ func (s *Server) watch(c *conn) {
 }
 
 func (s *Server) sweep() {
+	s.lately.Store(int64(time.Since(s.born)))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	kept := s.watched[:0]
@@ -57,6 +59,10 @@ func (s *Server) sweep() {
 	}
 	s.sweeper.Reset(s.o.Sweep)
 }
+
+// roughly returns the time as the sweeper saw it last, for a connection that is
+// watched: it may be some rounds old.
+func (s *Server) roughly() time.Time { return s.born.Add(time.Duration(s.lately.Load())) }
 
 // look is the sweeper's look at one connection. It reports whether it should
 // come again.

@@ -18,6 +18,9 @@ var methodLabels = [...]string{
 }
 
 func methodIndex(method string) int {
+	if method == methodLabels[0] { // most are
+		return 0
+	}
 	for i, m := range methodLabels[:len(methodLabels)-1] {
 		if m == method {
 			return i

@@ -297,7 +297,9 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 	}
 	resp, err := f.up.breaker.RoundTrip(out, next, f.began, try)
 	f.interim.end()
-	f.latency = time.Since(f.began)
+	if f.latency = f.call.answer.Took; f.held || err != nil || f.latency <= 0 {
+		f.latency = time.Since(f.began)
+	}
 	if err == nil {
 		err = f.checkAnswer(resp)
 	}
@@ -321,7 +323,7 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 func (f *flight) next(address string) (*http.Request, http.RoundTripper) {
 	if !f.held {
 		if out := f.plain(address); f.s.fast.Plain(out) {
-			f.call.t, f.call.answer.Fields = f.s.fast, f.own
+			f.call.t, f.call.answer.Fields, f.call.answer.Began = f.s.fast, f.own, f.began
 			return out, f.call
 		}
 		if len(f.call.answer.Body) > 0 {

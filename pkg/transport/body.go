@@ -48,6 +48,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	b.reading = true
+	b.c.answered = 0
 	b.mu.Unlock()
 
 	n, err := b.read(p)

@@ -38,6 +38,7 @@ type conn struct {
 	trusted   bool          // not looked at before the request is written
 	bare      bool          // the last answer had no body
 	idleSince time.Duration // since t.born
+	answered  time.Duration // likewise, when the answer came; 0: something was read after that, or nobody looked
 
 	// The answer.
 	pooled *[readBufferSize]byte
@@ -120,7 +121,7 @@ func (c *conn) begin(ctx context.Context, by time.Time, now time.Duration) {
 	c.buf, c.r, c.w = c.pooled[:], 0, 0
 	c.upload, c.clean = nil, false
 	c.ends.Store(0)
-	c.bound = false
+	c.bound, c.answered = false, 0
 	if c.t.o.Sweep <= 0 {
 		if !by.IsZero() {
 			c.bind(by)

@@ -23,7 +23,8 @@ type exchange struct {
 	trace *httptrace.ClientTrace
 	m     *Memory       // nil: the answer has its own
 	by    time.Time     // zero: the header may take its time
-	now   time.Duration // since t.born, when the connection was asked for
+	began time.Duration // since t.born; 0: its caller has not looked
+	now   time.Duration // likewise, when the connection was asked for
 
 	body   io.ReadCloser // nil: none
 	length int64         // of the body; -1: not known
@@ -193,6 +194,10 @@ func (e *exchange) answer(c *conn) (*http.Response, error) {
 		if h.status >= 200 {
 			if !c.arrived() {
 				return nil, context.DeadlineExceeded
+			}
+			if e.began > 0 {
+				c.answered = time.Since(c.t.born)
+				e.m.Took = c.answered - e.began
 			}
 			if c.upload != nil {
 				c.upload.decline()

@@ -39,7 +39,9 @@ type host struct {
 // fresh one is asked for, or a new one.
 func (e *exchange) connection(addr string, secure, fresh bool) (*conn, error) {
 	t, ctx := e.t, e.ctx
-	e.now = time.Since(t.born)
+	if e.now = e.began; e.now == 0 {
+		e.now = time.Since(t.born)
+	}
 	h := t.enter(addr, secure)
 	if secure && h.http2.Load() {
 		h.mu.Unlock()
@@ -130,7 +132,9 @@ func (h *host) take(again bool, now time.Duration) *conn {
 // later, or closes it where it is not good. It is the last thing that a request
 // does with it: from here on it is another's.
 func (h *host) put(c *conn, good bool) {
-	c.idleSince = time.Since(h.t.born)
+	if c.idleSince = c.answered; c.idleSince == 0 {
+		c.idleSince = time.Since(h.t.born)
+	}
 	h.mu.Lock()
 	good = c.unwatch() && good
 	h.users--

@@ -204,6 +204,11 @@ type Memory struct {
 	// Fields are sent after those of the request's header.
 	Fields []wire.Line
 
+	// Began is when the round trip begins, if its caller has just looked; Took is
+	// how long it took from then until the answer's header had come.
+	Began time.Time
+	Took  time.Duration
+
 	// Lines is the answer's header, without Transfer-Encoding. The answer's
 	// Header is nil: making a map of it, for somebody who goes through it once,
 	// is a thirtieth of what a request costs.
@@ -238,6 +243,9 @@ func (t *Transport) Plain(req *http.Request) bool {
 // them; it costs nothing.
 func (t *Transport) RoundTripInto(req *http.Request, m *Memory, by time.Time) (*http.Response, error) {
 	e := exchange{t: t, req: req, ctx: req.Context(), m: m, by: by}
+	if m.Took = 0; !m.Began.IsZero() {
+		e.began = m.Began.Sub(t.born)
+	}
 	return t.roundTrip(&e)
 }
 

@@ -172,7 +172,8 @@ func CanonicalHost(host string) string {
 	}
 	host = strings.TrimSuffix(host, ".")
 	for i := range len(host) {
-		if c := host[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`/\@,?#"<>`, c) >= 0 {
+		switch c := host[i]; {
+		case c <= ' ', c >= 0x7f, c == '/', c == '\\', c == '@', c == ',', c == '?', c == '#', c == '"', c == '<', c == '>':
 			return ""
 		}
 	}
