@@ -106,7 +106,7 @@ func playback(t *testing.T, text []byte, step int) (all []seen, said string) {
 }
 
 // FuzzRequest: what front serves net/http takes for the same requests, and it
-// is the same in whatever pieces it comes.
+// is the same in whatever pieces it comes, and each time that it comes again.
 func FuzzRequest(f *testing.F) {
 	for _, s := range []string{
 		"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -161,6 +161,18 @@ func FuzzRequest(f *testing.F) {
 			}
 			if fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Fatalf("request %d: got %+v, net/http %+v", i, got, want)
+			}
+		}
+		if _, err := r.Peek(1); err == nil || len(all) == 0 || all[len(all)-1].failed {
+			return // something is left that may change what comes next
+		}
+		often, _ := playback(t, bytes.Repeat(text, 4), 1<<20)
+		if len(often) > len(all) && len(often) != 4*len(all) {
+			t.Fatalf("%d requests once, %d four times", len(all), len(often))
+		}
+		for i, got := range often {
+			if want := all[i%len(all)]; fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Fatalf("request %d again: got %+v, before %+v", i, got, want)
 			}
 		}
 	})
