@@ -119,20 +119,10 @@ func (f *flight) forwarded(h http.Header) {
 	if err != nil {
 		peer = f.r.RemoteAddr
 	}
-	host := f.r.Host // HTTP/1.0 has none
-	if trusted {
-		if old := h["X-Forwarded-For"]; len(old) > 0 && peer != "" {
-			peer = strings.Join(old, ", ") + ", " + peer
-			delete(h, "X-Forwarded-For")
-		}
-		delete(h, "X-Forwarded-Proto")
-		if len(h["X-Forwarded-Host"]) > 0 {
-			host = ""
-		}
+	if old := h["X-Forwarded-For"]; trusted && len(old) > 0 {
+		peer = strings.Join(old, ", ") + ", " + peer
 	}
-	if peer != "" {
-		f.own = append(f.own, wire.Line{Name: "X-Forwarded-For", Value: peer})
-	}
+	f.say(h, "X-Forwarded-For", peer)
 	scheme := "http"
 	if f.r.TLS != nil {
 		scheme = "https"
@@ -140,9 +130,18 @@ func (f *flight) forwarded(h http.Header) {
 	if f.x != nil && f.x.Scheme != "" {
 		scheme = f.x.Scheme
 	}
-	f.own = append(f.own, wire.Line{Name: "X-Forwarded-Proto", Value: scheme})
-	if host != "" {
-		f.own = append(f.own, wire.Line{Name: "X-Forwarded-Host", Value: host})
+	f.say(h, "X-Forwarded-Proto", scheme)
+	if old := h["X-Forwarded-Host"]; (!trusted || len(old) == 0) && f.r.Host != "" { // HTTP/1.0 has none
+		f.say(h, "X-Forwarded-Host", f.r.Host)
+	}
+}
+
+// say puts a field among those that the gateway says itself, in the place of what
+// anybody has said before; not one that is empty, or could not be written as it is.
+func (f *flight) say(h http.Header, name, value string) {
+	delete(h, name)
+	if value != "" && wire.ValidValue(value) {
+		f.own = append(f.own, wire.Line{Name: name, Value: value})
 	}
 }
 

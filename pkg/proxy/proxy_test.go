@@ -37,6 +37,7 @@ func TestRequestHeader(t *testing.T) {
 		send    string // after the request line
 		trusted bool
 		id      string
+		set     []string // names of fields that a middleware sets, behind the check of what the client claims
 		want    []string // lines beyond Host
 		line    string
 		route   proxy.RouteOptions
@@ -95,10 +96,21 @@ func TestRequestHeader(t *testing.T) {
 			want: []string{"Via: 1.1 proconsul", "X-Forwarded-For: 127.0.0.1", "X-Forwarded-Host: gw.test", "X-Forwarded-Prefix: /api",
 				"X-Forwarded-Proto: http"},
 		},
+		{
+			name: "fields of the gateway that a middleware sets",
+			set:  []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"},
+			want: []string{"Via: 1.1 proconsul", "X-Forwarded-For: 127.0.0.1", "X-Forwarded-Host: gw.test", "X-Forwarded-Proto: http"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := newGate(t, gateOptions{trusted: tt.trusted, route: tt.route, exchange: func(x *middleware.Exchange, _ *http.Request) { x.RequestID = tt.id }}, echoHead(t))
+			g := newGate(t, gateOptions{trusted: tt.trusted, route: tt.route, exchange: func(x *middleware.Exchange, r *http.Request) {
+				x.RequestID = tt.id
+				for _, name := range tt.set {
+					x.Sanitized = true
+					r.Header.Set(name, "a rule's")
+				}
+			}}, echoHead(t))
 			line, want := "GET /a HTTP/1.1", "GET /a HTTP/1.1"
 			if tt.line != "" {
 				line = tt.line
