@@ -38,13 +38,17 @@ type exchange struct {
 	announced string
 }
 
-// response is an answer and what belongs to it, in one allocation. The values
-// of the header share its life.
+// response is an answer and what belongs to it, in one allocation.
 type response struct {
 	http.Response
 	body     body
-	values   [12]string
 	encoding [1]string
+}
+
+// owned is one with the values of its header's map.
+type owned struct {
+	response
+	values [12]string
 }
 
 // prepare checks the request.
@@ -148,14 +152,6 @@ func (e *exchange) talk(c *conn) (*http.Response, error) {
 	return e.answer(c)
 }
 
-// response is where the answer is put.
-func (e *exchange) response() *response {
-	if e.m == nil {
-		return &response{}
-	}
-	return &e.m.answer
-}
-
 // wrote tells the request's trace, which there is, that the request is written.
 func (e *exchange) wrote(err error) {
 	if err == nil && e.trace.WroteHeaders != nil {
@@ -168,7 +164,6 @@ func (e *exchange) wrote(err error) {
 
 // answer reads headers until the final one.
 func (e *exchange) answer(c *conn) (*http.Response, error) {
-	resp := e.response()
 	left := c.t.o.MaxResponseHeader
 	for n := 0; ; n++ {
 		if c.r == c.w {
@@ -202,7 +197,7 @@ func (e *exchange) answer(c *conn) (*http.Response, error) {
 			if c.upload != nil {
 				c.upload.decline()
 			}
-			return e.final(c, resp)
+			return e.final(c)
 		}
 		if h.status == http.StatusSwitchingProtocols {
 			return nil, malformed("it switches protocols unasked")
@@ -244,19 +239,27 @@ func (e *exchange) interim() func(int, textproto.MIMEHeader) error {
 }
 
 // final makes the answer that the caller gets.
-func (e *exchange) final(c *conn, resp *response) (*http.Response, error) {
+func (e *exchange) final(c *conn) (*http.Response, error) {
 	h := &c.head
+	if c.last == "" { // it is too large to be kept
+		large := c.head
+		c.head, h = head{}, &large
+	}
+	var resp *response
+	if e.m != nil {
+		resp = &e.m.answer
+		e.m.Lines = append(e.m.Lines, h.lines...)
+	} else {
+		o := &owned{}
+		resp = &o.response
+		resp.Header = h.header(o.values[:0])
+	}
 	resp.Status, resp.StatusCode = h.text, h.status
 	resp.Proto, resp.ProtoMajor, resp.ProtoMinor = "HTTP/1.1", 1, h.minor
 	if h.minor == 0 {
 		resp.Proto = "HTTP/1.0"
 	}
 	resp.Request, resp.TLS = e.req, c.tls
-	if e.m != nil {
-		e.m.Lines = append(e.m.Lines, h.lines...)
-	} else {
-		resp.Header = h.header(resp.values[:0])
-	}
 	keep := h.minor == 1 && !h.close && !e.req.Close && !e.closes()
 	resp.Close = h.close || h.minor == 0 && !h.keepAlive
 	if h.close && h.minor == 1 {
@@ -274,9 +277,6 @@ func (e *exchange) final(c *conn, resp *response) (*http.Response, error) {
 		}
 	}
 	resp.ContentLength = h.length
-	if c.last == "" {
-		h.lines = nil // of a header that is too large to be kept
-	}
 	b := &resp.body
 	switch {
 	case e.req.Method == http.MethodHead:
