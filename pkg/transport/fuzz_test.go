@@ -57,8 +57,53 @@ func playback(t *testing.T, method string, answer []byte, step int) (r result, k
 	return r, s.Idle == 1, err
 }
 
+// repeater is a connection that answers each request alike.
+type repeater struct {
+	tape
+	answer []byte
+}
+
+func (c *repeater) Write(p []byte) (int, error) {
+	c.rest = slices.Clone(c.answer)
+	return len(p), nil
+}
+
+// replay is what RoundTripInto makes of an answer the third time that it comes on
+// a connection.
+func replay(t *testing.T, method string, answer []byte) (h http.Header, body string) {
+	tr := transport.New(transport.Options{Dial: func(context.Context, string, string) (net.Conn, error) {
+		return &repeater{tape{step: 1 << 20}, answer}, nil
+	}})
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(context.Background(), method, "http://instance/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m transport.Memory
+	for n := range 3 {
+		m.Clear()
+		resp, err := tr.RoundTripInto(req, &m, time.Time{})
+		if err != nil {
+			t.Fatalf("time %d: %v", n, err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatalf("the body, time %d: %v", n, err)
+		}
+		body, h = string(b), http.Header{}
+		for _, l := range m.Lines {
+			h[l.Name] = append(h[l.Name], l.Value)
+		}
+		if len(resp.TransferEncoding) > 0 {
+			delete(h, "Trailer")
+		}
+	}
+	return h, body
+}
+
 // FuzzResponse: what the transport takes for a whole answer net/http takes for
-// the same one, and it is the same in whatever pieces it comes.
+// the same one, and it is the same in whatever pieces it comes, and as a list each
+// time that it comes again.
 func FuzzResponse(f *testing.F) {
 	for _, s := range []string{
 		ok("hello"),
@@ -128,6 +173,9 @@ func FuzzResponse(f *testing.F) {
 			}
 			if want.Close {
 				t.Fatal("kept though it is to be closed")
+			}
+			if h, body := replay(t, method, answer); body != got.body || !equalHeader(h, got.Header) {
+				t.Fatalf("again: %q, %v; before %q, %v", body, h, got.body, got.Header)
 			}
 		}
 	})
