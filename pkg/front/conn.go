@@ -507,7 +507,7 @@ func (c *conn) grace(now time.Time) bool {
 	c.graced = true
 	end := c.born.Add(lateWait)
 	if c.served {
-		end = c.parked.Add(lateWait)
+		end = c.parked.Add(lateWait + c.s.o.Sweep) // since that is roughly when
 	}
 	if !now.Before(end) {
 		return false

@@ -92,8 +92,8 @@ func (x *exchange) takeHeader(n int) http.Header {
 	return make(http.Header, n+spareFields)
 }
 
-// spareFields is what a gateway adds to a header: its own fields should not
-// have the map grow.
+// spareFields is what a gateway adds to a header, such as an id and what rules
+// set: that should not have the map grow.
 const spareFields = 4
 
 // contained reports whether the request can be served without reading, and

@@ -60,8 +60,8 @@ func (s *Server) sweep() {
 	s.sweeper.Reset(s.o.Sweep)
 }
 
-// roughly returns the time as the sweeper saw it last, for a connection that is
-// watched: it may be some rounds old.
+// roughly returns the time as the sweeper saw it last. While it has a connection
+// to watch it comes each round, if it comes in time itself.
 func (s *Server) roughly() time.Time { return s.born.Add(time.Duration(s.lately.Load())) }
 
 // look is the sweeper's look at one connection. It reports whether it should

@@ -424,8 +424,9 @@ func (f *flight) writeHeader(resp *http.Response, length int64, trailer []string
 	switch {
 	case len(trailer) > 0:
 		lines = uncounted(lines) // only chunks have room for trailers
+		delete(h, "Content-Length")
 		h["Trailer"] = trailer
-	case length >= 0 && !counted:
+	case length >= 0 && !counted && h["Content-Length"] == nil:
 		lines = append(lines, wire.Line{Name: "Content-Length", Value: strconv.FormatInt(length, 10)})
 	}
 	f.part()

@@ -297,7 +297,10 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 	}
 	resp, err := f.up.breaker.RoundTrip(out, next, f.began, try)
 	f.interim.end()
-	if f.latency = f.call.answer.Took; f.held || err != nil || f.latency <= 0 {
+	if f.latency = 0; err == nil && !f.held {
+		f.latency = f.call.answer.Took
+	}
+	if f.latency <= 0 {
 		f.latency = time.Since(f.began)
 	}
 	if err == nil {

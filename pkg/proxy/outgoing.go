@@ -140,7 +140,7 @@ func (f *flight) forwarded(h http.Header) {
 // anybody has said before; not one that is empty, or could not be written as it is.
 func (f *flight) say(h http.Header, name, value string) {
 	delete(h, name)
-	if value != "" && wire.ValidValue(value) {
+	if value = wire.Trim(value); value != "" && wire.ValidValue(value) {
 		f.own = append(f.own, wire.Line{Name: name, Value: value})
 	}
 }

@@ -253,12 +253,13 @@ func (c *call) RoundTrip(req *http.Request) (*http.Response, error) {
 	return c.RoundTripBy(req, time.Time{})
 }
 
-// RoundTripBy implements breaker.Timed.
+// RoundTripBy implements breaker.Timed. The answer's header is a list, in
+// c.answer; of the map there is what the breaker looks for, and no more.
 func (c *call) RoundTripBy(req *http.Request, by time.Time) (*http.Response, error) {
 	c.answer.Clear() // of the attempt before
 	resp, err := c.t.RoundTripInto(req, &c.answer, by)
 	if err == nil {
-		if code, ok := wire.Find(c.answer.Lines, "Grpc-Status"); ok { // which the breaker looks for
+		if code, ok := wire.Find(c.answer.Lines, "Grpc-Status"); ok {
 			resp.Header = http.Header{"Grpc-Status": {code}}
 		}
 	}

@@ -49,6 +49,7 @@ func (f *flight) switchProtocols(resp *http.Response) error {
 	lines := uncounted(f.passOn(resp))
 	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, resp.Header["Upgrade"]
 	middleware.WriteFields(f.w, http.StatusSwitchingProtocols, lines)
+	f.lines = nil
 	conn, buffered, err := http.NewResponseController(f.w).Hijack()
 	if err != nil {
 		f.settle(balancer.Canceled)

@@ -224,6 +224,9 @@ func (e *exchange) answer(c *conn) (*http.Response, error) {
 			}
 			left = c.t.o.MaxResponseHeader
 		}
+		if c.last == "" {
+			c.head = head{} // it was too large to be kept
+		}
 	}
 }
 

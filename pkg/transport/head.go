@@ -67,6 +67,7 @@ func parseHead(s string, h *head) error {
 		}
 		h.lines = append(h.lines, wire.Line{Name: name, Value: value})
 	}
+	clear(h.lines[len(h.lines):cap(h.lines)]) // of a longer header before
 	if h.chunked {
 		if h.contentSeen {
 			return malformed("Content-Length and Transfer-Encoding in one answer; it cannot contain both")

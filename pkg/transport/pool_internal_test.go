@@ -2,9 +2,11 @@ package transport
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,6 +88,66 @@ func TestOddInstancesAreRemembered(t *testing.T) {
 			}
 			if got := h.odd.Load(); got != tt.odd {
 				t.Errorf("odd is %v", got)
+			}
+		})
+	}
+}
+
+// A connection that is unused holds nothing of a header that was too large to be
+// remembered, nor of one before the last.
+func TestHeadersAreLetGo(t *testing.T) {
+	large := strings.Repeat("A: 1\r\n", 1000)
+	small := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	longer := "HTTP/1.1 200 OK\r\nB: 1\r\nB: 2\r\nB: 3\r\nContent-Length: 2\r\n\r\nok"
+	for name, answers := range map[string][]string{
+		"large":         {"HTTP/1.1 200 OK\r\n" + large + "Content-Length: 2\r\n\r\nok"},
+		"large interim": {"HTTP/1.1 103 Early Hints\r\n" + large + "\r\n" + small},
+		"longer before": {longer, small},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			defer theirs.Close()
+			go func() {
+				r := bufio.NewReader(theirs)
+				for _, a := range answers {
+					if _, err := http.ReadRequest(r); err != nil {
+						return
+					}
+					_, _ = io.WriteString(theirs, a)
+				}
+			}()
+			tr := New(Options{Dial: func(context.Context, string, string) (net.Conn, error) { return ours, nil }})
+			defer tr.CloseIdleConnections()
+			for range answers {
+				req, err := http.NewRequest("GET", "http://instance:1/", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := tr.RoundTripInto(req, &Memory{}, time.Time{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if b, err := io.ReadAll(resp.Body); string(b) != "ok" || err != nil {
+					t.Fatalf("got %q, %v", b, err)
+				}
+			}
+			h := tr.enter("instance:1", false)
+			defer h.leave()
+			defer h.mu.Unlock()
+			if len(h.idle) != 1 {
+				t.Fatalf("%d connections are kept, want one", len(h.idle))
+			}
+			c := h.idle[0]
+			if n := cap(c.head.lines); n > 16 {
+				t.Errorf("there is room for %d lines", n)
+			}
+			for _, l := range c.head.lines[len(c.head.lines):cap(c.head.lines)] {
+				if l.Name != "" || l.Value != "" {
+					t.Errorf("%v is kept", l)
+				}
+			}
+			if len(c.head.text) > 0 && c.last == "" {
+				t.Errorf("%q is kept of a header that is not", c.head.text)
 			}
 		})
 	}

@@ -217,12 +217,17 @@ type Memory struct {
 	answer response
 }
 
-// Clear forgets the answer, and keeps what is sent. It is called before the
+// maxLines is for how many lines memory keeps room.
+const maxLines = 64
+
+// Clear forgets the answer and keeps the rest. It is called before the
 // memory is used again, when nobody uses the answer any more: neither its body,
 // whose end or Close has been seen, nor its lines. Strings may be kept.
 func (m *Memory) Clear() {
 	clear(m.Lines)
-	m.Lines = m.Lines[:0]
+	if m.Lines = m.Lines[:0]; cap(m.Lines) > maxLines {
+		m.Lines = nil
+	}
 	m.answer = response{}
 }
 
