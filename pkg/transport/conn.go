@@ -217,6 +217,14 @@ func (c *conn) finish(clean bool) {
 		return
 	}
 	u := c.upload
+	if clean && u.told != nil && u.last.Load() {
+		// Who follows the request hears that it is written before it has ended,
+		// also from a goroutine that was about to say so.
+		select {
+		case <-u.told:
+		case <-time.After(uploadGrace):
+		}
+	}
 	// The answer may be quicker than the upload's goroutine, which has done its
 	// work and only has to say so: the next request would miss the connection.
 	for n := 0; clean && n < maxYields && u.last.Load() && c.ends.Load() == 0; n++ {

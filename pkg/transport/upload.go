@@ -57,11 +57,16 @@ type upload struct {
 	closed   atomic.Bool
 	err      atomic.Pointer[error] // why the body could not be sent, if reading it is to blame
 	complete bool                  // all was sent; set before the end
+	told     chan struct{}         // closed when the trace knows that the request is written; nil: nobody wants to know
 }
 
 // newUpload returns one whose header is in buf.
 func newUpload(c *conn, e *exchange, buf *[writeBufferSize]byte, head []byte) *upload {
-	return &upload{c: c, e: *e, buf: buf, head: head}
+	u := &upload{c: c, e: *e, buf: buf, head: head}
+	if e.trace != nil && e.trace.WroteRequest != nil {
+		u.told = make(chan struct{})
+	}
+	return u
 }
 
 // begin writes the header if the body has to be asked for, and starts the
@@ -145,12 +150,13 @@ func (u *upload) failure() error {
 // run sends the body.
 func (u *upload) run() {
 	read, write := u.transfer()
-	if u.e.trace != nil && u.e.trace.WroteRequest != nil {
+	if u.told != nil {
 		err := read
 		if err == nil {
 			err = write
 		}
 		u.e.trace.WroteRequest(httptrace.WroteRequestInfo{Err: err})
+		close(u.told)
 	}
 	u.c.t.writeBuffers.Put(u.buf)
 	u.complete = read == nil && write == nil

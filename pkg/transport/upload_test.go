@@ -370,3 +370,27 @@ func (b *trailing) Read([]byte) (int, error) {
 }
 
 func (b *trailing) Close() error { return nil }
+
+// Who follows a request hears that it is written before its answer has ended.
+func TestWrittenBeforeTheEnd(t *testing.T) {
+	s := answers(t, ok("hello"))
+	tr := client(t, transport.Options{})
+	late := 0
+	for range 3000 {
+		var written atomic.Bool
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { written.Store(true) }})
+		resp, err := tr.RoundTrip(request(t, "POST", s.url, strings.NewReader("hello")).WithContext(ctx))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(resp.Body); string(b) != "hello" || err != nil {
+			t.Fatalf("got %q, %v", b, err)
+		}
+		if !written.Load() {
+			late++
+		}
+	}
+	if late > 0 {
+		t.Errorf("%d of 3000 had ended before", late)
+	}
+}
