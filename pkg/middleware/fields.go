@@ -27,16 +27,7 @@ func WriteFields(w http.ResponseWriter, code int, lines []wire.Line) {
 		fw.WriteFields(code, lines)
 		return
 	}
-	h := w.Header()
-	values := make([]string, len(lines))
-	for i, l := range lines {
-		values[i] = l.Value
-		if old := h[l.Name]; len(old) > 0 {
-			h[l.Name] = append(old[:len(old):len(old)], l.Value)
-			continue
-		}
-		h[l.Name] = values[i : i+1 : i+1]
-	}
+	wire.Fill(w.Header(), lines, nil)
 	w.WriteHeader(code)
 }
 

@@ -204,21 +204,14 @@ func (e *Exchange) Header() http.Header { return e.w.Header() }
 
 // WriteHeader implements http.ResponseWriter. 1xx statuses pass through and
 // are not the exchange's status.
-func (e *Exchange) WriteHeader(code int) {
-	e.tells(code)
-	e.w.WriteHeader(code)
-}
+func (e *Exchange) WriteHeader(code int) { e.WriteFields(code, nil) }
 
 // WriteFields implements FieldWriter.
 func (e *Exchange) WriteFields(code int, lines []wire.Line) {
-	e.tells(code)
-	WriteFields(e.w, code, lines)
-}
-
-func (e *Exchange) tells(code int) {
 	if e.Status == 0 && (code >= 200 || code == http.StatusSwitchingProtocols) {
 		e.Status = code
 	}
+	WriteFields(e.w, code, lines)
 }
 
 // Write implements http.ResponseWriter.

@@ -156,9 +156,7 @@ func (f *flight) takeIn() error {
 // hold makes what attempts need that go to net/http's transport, or send a body.
 func (f *flight) hold() {
 	f.held = true
-	if f.own != nil {
-		f.merge()
-	}
+	f.merge()
 	if f.interim.w == nil && f.body == nil {
 		return
 	}
@@ -306,18 +304,14 @@ func (f *flight) attempt(member *balancer.Member) (*http.Response, error) {
 	if err == nil {
 		err = f.checkAnswer(resp)
 	}
-	switch {
-	case err != nil:
-	case f.held:
-		f.lines = wire.AppendLines(make([]wire.Line, 0, len(resp.Header)+4), resp.Header)
-	default:
-		f.lines = f.call.answer.Lines
-	}
 	if err != nil {
 		if resp != nil {
 			_ = resp.Body.Close() // its error would be about an answer that is not used
 		}
 		return nil, err
+	}
+	if f.lines = f.call.answer.Lines; f.held {
+		f.lines = wire.AppendLines(make([]wire.Line, 0, len(resp.Header)+4), resp.Header)
 	}
 	return resp, nil
 }

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/proconsul/proconsul/pkg/middleware"
@@ -44,9 +43,7 @@ func (f *flight) rewrite() {
 // merge puts what the gateway says itself into the header, for transports that
 // take nothing else.
 func (f *flight) merge() {
-	for _, l := range f.own {
-		f.header[l.Name] = append(slices.Clip(f.header[l.Name]), l.Value)
-	}
+	wire.Fill(f.header, f.own, nil)
 	f.own = nil
 	if _, ok := f.header["User-Agent"]; !ok {
 		f.header["User-Agent"] = nil // net/http would send its own

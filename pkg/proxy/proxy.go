@@ -115,13 +115,13 @@ const insteadOfConnect = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 // marks are how the gateway is named in Via.
 type marks struct {
-	via  [3]string // by protocol: 1.0, 1.1, 2
-	loop string    // what a Via field of ours contains
+	via  [3]wire.Line // by protocol: 1.0, 1.1, 2
+	loop string       // what a Via field of ours contains
 }
 
 func newMarks(pseudonym string) marks {
 	return marks{
-		via:  [3]string{"1.0 " + pseudonym, "1.1 " + pseudonym, "2 " + pseudonym},
+		via:  [3]wire.Line{{Name: "Via", Value: "1.0 " + pseudonym}, {Name: "Via", Value: "1.1 " + pseudonym}, {Name: "Via", Value: "2 " + pseudonym}},
 		loop: " " + pseudonym,
 	}
 }
@@ -142,10 +142,6 @@ func (m *marks) looped(via []string) bool {
 
 // viaFor returns the Via line for a message of that protocol version.
 func (m *marks) viaFor(major, minor int) wire.Line {
-	return wire.Line{Name: "Via", Value: m.named(major, minor)}
-}
-
-func (m *marks) named(major, minor int) string {
 	switch {
 	case major >= 2:
 		return m.via[2]

@@ -83,17 +83,7 @@ func parseHead(s string, h *head) error {
 // short.
 func (h *head) header(values []string) http.Header {
 	m := make(http.Header, len(h.lines))
-	if len(h.lines) > cap(values) {
-		values = make([]string, 0, len(h.lines))
-	}
-	for _, l := range h.lines {
-		if old, ok := m[l.Name]; ok {
-			m[l.Name] = append(old, l.Value) // copies: the capacity is 1
-			continue
-		}
-		values = append(values, l.Value)
-		m[l.Name] = values[len(values)-1 : len(values) : len(values)]
-	}
+	wire.Fill(m, h.lines, values)
 	return m
 }
 

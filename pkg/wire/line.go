@@ -1,6 +1,9 @@
 package wire
 
-import "net/http"
+import (
+	"net/http"
+	"slices"
+)
 
 // Line is one field line of a header that has been looked at: the name is a
 // canonical token, and the value has no control character but tabs, nor white
@@ -23,6 +26,22 @@ func Find(lines []Line, name string) (value string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// Fill adds lines to a header's map, behind what it has of their names. values is
+// room for the values, so that one array serves for all; it may be short.
+func Fill(h http.Header, lines []Line, values []string) {
+	if len(lines) > cap(values) {
+		values = make([]string, 0, len(lines))
+	}
+	for _, l := range lines {
+		if old := h[l.Name]; len(old) > 0 {
+			h[l.Name] = append(slices.Clip(old), l.Value)
+			continue
+		}
+		values = append(values, l.Value)
+		h[l.Name] = values[len(values)-1 : len(values) : len(values)]
+	}
 }
 
 // AppendLines appends a header's lines to those, without what could not be

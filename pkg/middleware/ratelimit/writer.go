@@ -18,12 +18,7 @@ type writer struct {
 }
 
 // WriteHeader implements http.ResponseWriter. 1xx answers go out untouched.
-func (w *writer) WriteHeader(code int) {
-	if code >= 200 || code == http.StatusSwitchingProtocols {
-		w.stamp()
-	}
-	w.ResponseWriter.WriteHeader(code)
-}
+func (w *writer) WriteHeader(code int) { w.WriteFields(code, nil) }
 
 // WriteFields implements middleware.FieldWriter.
 func (w *writer) WriteFields(code int, lines []wire.Line) {
