@@ -38,12 +38,15 @@ func StartCluster(t testing.TB, n int) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// All at once: none has a leader before the others are there.
+	// All at once: none has a leader before the others are there. None forgets
+	// another that a test has killed and starts again: the leader would take it
+	// out of Raft after some 10 s, and where that crosses its return, it stands
+	// without a leader until the next reconcile, up to a minute later.
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
 			c.Servers[i] = StartConsul(t, fmt.Sprintf(`{"bootstrap_expect":%d,"retry_join":%s,"retry_interval":"1s",
-"ports":{"serf_lan":%d,"server":%d},"advertise_addr":"127.0.0.1"}`, n, peers, ports[2*i], ports[2*i+1]))
+"ports":{"serf_lan":%d,"server":%d},"advertise_addr":"127.0.0.1","autopilot":{"cleanup_dead_servers":false}}`, n, peers, ports[2*i], ports[2*i+1]))
 		})
 	}
 	wg.Wait()
