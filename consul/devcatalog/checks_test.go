@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -177,47 +176,49 @@ func TestStreamingHidesTheLeader(t *testing.T) {
 	}
 }
 
+// Counters begin full, so that the first result counts; after it a status takes
+// as many results in a row as its threshold says.
 func TestProbeThresholds(t *testing.T) {
-	_, a := dev(t, devcatalog.Options{MinCheckInterval: 20 * time.Millisecond})
-	var code atomic.Int32
-	var probes atomic.Int32
-	code.Store(200)
+	_, a := dev(t, devcatalog.Options{MinCheckInterval: time.Millisecond})
+	asked, answer, done := make(chan struct{}), make(chan int), make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		probes.Add(1)
-		w.WriteHeader(int(code.Load()))
+		select {
+		case asked <- struct{}{}:
+		case <-done:
+			return
+		}
+		select {
+		case code := <-answer:
+			w.WriteHeader(code)
+		case <-done:
+		}
 	}))
 	defer srv.Close()
-	a.register(`{"Name":"a","Check":{"HTTP":"` + srv.URL + `","Interval":"20ms","SuccessBeforePassing":3,"FailuresBeforeWarning":2,"FailuresBeforeCritical":4}}`)
-	parts.Eventually(t, 10*time.Second, "the first result does not count, and should", func() bool {
-		return a.entries("a")[0].check("service:a").Status == "passing" || probes.Load() > 50
-	})
-	if n := probes.Load(); n > 50 {
-		t.Errorf("not passing after %d probes", n)
-	}
-	// switched sets the service's answer and returns the statuses seen until
-	// the wanted one, and how many probes that took.
-	switched := func(to int32, want string) ([]string, int32) {
+	defer close(done)
+	a.register(`{"Name":"a","Check":{"HTTP":"` + srv.URL + `","Interval":"1ms","SuccessBeforePassing":3,"FailuresBeforeWarning":2,"FailuresBeforeCritical":4}}`)
+	probed := func() {
 		t.Helper()
-		code.Store(to)
-		from := probes.Load()
-		r := a.get("/v1/health/service/a")
-		var seen []string
-		for {
-			status := decoded[[]entry](r)[0].check("service:a").Status
-			if len(seen) == 0 || seen[len(seen)-1] != status {
-				seen = append(seen, status)
-			}
-			if status == want {
-				return seen, probes.Load() - from
-			}
-			r = woken(t, a.blocked("/v1/health/service/a", r.index(), 10*time.Second), "a probe")
+		select {
+		case <-asked:
+		case <-time.After(10 * time.Second):
+			t.Fatal("no probe")
 		}
 	}
-	if seen, n := switched(500, "critical"); strings.Join(seen, " ") != "passing warning critical" || n < 3 {
-		t.Errorf("%v after %d probes", seen, n)
-	}
-	if seen, n := switched(200, "passing"); strings.Join(seen, " ") != "critical passing" || n < 2 {
-		t.Errorf("%v after %d probes", seen, n)
+	probed()
+	for i, probe := range []struct {
+		code int
+		want string
+	}{
+		{200, "passing"},
+		{500, "passing"}, {500, "warning"}, {500, "warning"}, {500, "critical"}, {500, "critical"},
+		{200, "critical"}, {200, "critical"}, {200, "passing"},
+		{500, "passing"}, {500, "warning"}, {200, "warning"}, {500, "warning"}, {500, "warning"}, {500, "warning"}, {500, "critical"},
+	} {
+		answer <- probe.code
+		probed() // so the one before has been counted
+		if got := a.entries("a")[0].check("service:a").Status; got != probe.want {
+			t.Errorf("%s after result %d, a %d, want %s", got, i+1, probe.code, probe.want)
+		}
 	}
 }
 
