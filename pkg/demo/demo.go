@@ -94,14 +94,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	d.screen.ok("services", "orders x3 (one 'canary'), users x2, inventory x2, flaky x2   registered by themselves")
 
-	listen, err := freeAddr(o.Listen, DefaultListen)
-	if err != nil {
-		return err
-	}
-	admin, err := freeAddr(o.Admin, DefaultAdmin)
-	if err != nil {
-		return err
-	}
+	listen, admin := vacantFor(o.Listen, DefaultListen), vacantFor(o.Admin, DefaultAdmin)
 	token := rand.Text()[:12] // of this run: other programs here must not steer it
 	d.text = configText(listen.addr, admin.addr, catalog.addr, redis.addr, token)
 	cfg, err := d.load()
@@ -111,6 +104,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if d.app, err = app.New(cfg, app.Options{Version: o.Version, Log: o.Log, AccessLog: io.Discard, OnEvent: d.screen.event, Load: d.load}); err != nil {
 		return err
 	}
+	listen.addr, admin.addr = d.app.Addr(""), d.app.AdminAddr()
 	failed := make(chan error, 1)
 	running.Go(func() { failed <- d.app.Run(ctx) })
 	select {
@@ -166,38 +160,32 @@ const mistake = `  - name: cart
 // place is an address and what the viewer has to know of it.
 type place struct{ addr, note string }
 
-// freeAddr returns want, or its default. Where a default is taken it is moved
-// to a free port; an address that the viewer asked for is not.
-func freeAddr(want, def string) (place, error) {
-	asked := want != "" && want != def
-	if want == "" {
-		want = def
-	}
-	l, err := net.Listen("tcp", want)
-	if err == nil {
-		defer l.Close()
-		return place{addr: l.Addr().String()}, nil
-	}
-	if asked {
-		return place{}, fmt.Errorf("listen on %s: %w", want, err)
-	}
-	l, err = net.Listen("tcp", "127.0.0.1:0")
+// vacant returns def to listen on, or any free port where somebody has that.
+func vacant(def string) place {
+	l, err := net.Listen("tcp", def)
 	if err != nil {
-		return place{}, err
+		return place{"127.0.0.1:0", "   (" + def + " is taken)"}
 	}
-	defer l.Close()
-	return place{l.Addr().String(), "   (" + def + " is taken)"}, nil
+	_ = l.Close() // it was only asked for
+	return place{addr: def}
+}
+
+// vacantFor returns an address that the viewer asked for as it is, and where
+// that is the default or nothing, a vacant one.
+func vacantFor(asked, def string) place {
+	if asked != "" && asked != def {
+		return place{addr: asked}
+	}
+	return vacant(def)
 }
 
 func (d *demo) startCatalog(ctx context.Context, running *sync.WaitGroup) (place, error) {
-	at, err := freeAddr("", catalogAddr)
-	if err != nil {
-		return at, err
-	}
+	at := vacant(catalogAddr)
 	l, err := net.Listen("tcp", at.addr)
 	if err != nil {
-		return at, err
+		return at, fmt.Errorf("embedded catalog: %w", err)
 	}
+	at.addr = l.Addr().String()
 	d.catalog = devcatalog.New(devcatalog.Options{NodeName: "demo", Log: d.o.Log, Streaming: true,
 		// What a check says is news at once here, not after minutes.
 		CheckUpdateInterval: time.Second})
@@ -219,14 +207,15 @@ func (d *demo) startCatalog(ctx context.Context, running *sync.WaitGroup) (place
 }
 
 func (d *demo) startRedis() (place, error) {
-	at, err := freeAddr("", redisAddr)
-	if err != nil {
-		return at, err
-	}
+	at := vacant(redisAddr)
 	d.redis = miniredis.NewMiniRedis()
 	// Keys expire by the clock, as in a real Redis.
 	d.redis.ClockTTL(true)
-	return at, d.redis.StartAddr(at.addr)
+	if err := d.redis.StartAddr(at.addr); err != nil {
+		return at, fmt.Errorf("embedded Redis: %w", err)
+	}
+	at.addr = d.redis.Addr()
+	return at, nil
 }
 
 // configText is the demo's configuration: what an operator would write.
