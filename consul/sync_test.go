@@ -285,7 +285,11 @@ func TestRealManyServices(t *testing.T) {
 func TestRealACLDenies(t *testing.T) {
 	t.Parallel()
 	const root = "4e0b1c5e-53a5-4b7c-9c4e-9a8b7c6d5e4f"
-	c := parts.StartConsul(t, fmt.Sprintf(`{"acl":{"enabled":true,"default_policy":"deny","tokens":{"initial_management":%q,"agent":%q,"default":%q}}}`, root, root, root))
+	// Without streaming a token is checked with each query. Consul's streaming
+	// backend ends the subscriptions of a revoked token just before it commits the
+	// revocation: one that is made again in between is answered 200 from the
+	// agent's view for as long as it is watched.
+	c := parts.StartConsul(t, fmt.Sprintf(`{"use_streaming_backend":false,"acl":{"enabled":true,"default_policy":"deny","tokens":{"initial_management":%q,"agent":%q,"default":%q}}}`, root, root, root))
 	register(t, c.Addr, "web", "web-1", 8001, root)
 
 	t.Run("no token of ours, one of the agent's", func(t *testing.T) {
@@ -321,13 +325,6 @@ func TestRealACLDenies(t *testing.T) {
 		w := watch(t, consul.Options{Addr: c.Addr, Token: made.SecretID}, consul.WatchOptions{Wait: time.Second, ProbeInterval: time.Second}, query("web"), query("none"))
 		parts.Eventually(t, 5*time.Second, "it is seen", func() bool { return w.ids("web") == "web-1" })
 		parts.Eventually(t, 5*time.Second, "a service without instances is just empty", func() bool { return w.catalog.State("none").Loaded })
-		// Consul's streaming backend checks a token before it enters the
-		// subscription by which a revocation would find it: a token revoked in
-		// between (1 in 300 that come this early) is answered 200 from the
-		// agent's view for as long as it is watched. An instance that is seen
-		// to come has come by that subscription.
-		register(t, c.Addr, "web", "web-2", 8002, root)
-		parts.Eventually(t, 5*time.Second, "a change is seen", func() bool { return w.ids("web") == "web-1 web-2" })
 
 		req, _ := http.NewRequest(http.MethodDelete, "http://"+c.Addr+"/v1/acl/token/"+made.AccessorID, nil)
 		req.Header.Set("X-Consul-Token", root)
@@ -337,7 +334,7 @@ func TestRealACLDenies(t *testing.T) {
 		}
 		resp.Body.Close()
 		parts.Eventually(t, 40*time.Second, "it is stale", func() bool { return strings.Contains(w.catalog.State("web").Err, "403") })
-		if got := w.ids("web"); got != "web-1 web-2" {
+		if got := w.ids("web"); got != "web-1" {
 			t.Fatalf("pool %q after the token was revoked", got)
 		}
 	})
