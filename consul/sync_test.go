@@ -285,11 +285,8 @@ func TestRealManyServices(t *testing.T) {
 func TestRealACLDenies(t *testing.T) {
 	t.Parallel()
 	const root = "4e0b1c5e-53a5-4b7c-9c4e-9a8b7c6d5e4f"
-	// Without streaming a token is checked with each query. Consul's streaming
-	// backend ends the subscriptions of a revoked token just before it commits the
-	// revocation: one that is made again in between is answered 200 from the
-	// agent's view for as long as it is watched.
-	c := parts.StartConsul(t, fmt.Sprintf(`{"use_streaming_backend":false,"acl":{"enabled":true,"default_policy":"deny","tokens":{"initial_management":%q,"agent":%q,"default":%q}}}`, root, root, root))
+	acl := fmt.Sprintf(`{"acl":{"enabled":true,"default_policy":"deny","tokens":{"initial_management":%q,"agent":%q,"default":%q}}}`, root, root, root)
+	c := parts.StartConsul(t, acl)
 	register(t, c.Addr, "web", "web-1", 8001, root)
 
 	t.Run("no token of ours, one of the agent's", func(t *testing.T) {
@@ -315,6 +312,12 @@ func TestRealACLDenies(t *testing.T) {
 	}
 
 	t.Run("revoked while it watches", func(t *testing.T) {
+		// Without streaming a token is checked with each query. Consul's
+		// streaming backend ends the subscriptions of a revoked token just
+		// before it commits the revocation: one that is made again in between
+		// is answered 200 from the agent's view for as long as it is watched.
+		c := parts.StartConsul(t, acl, `{"use_streaming_backend":false}`)
+		register(t, c.Addr, "web", "web-1", 8001, root)
 		var made struct{ SecretID, AccessorID string }
 		policy := map[string]any{"Name": "gateway", "Rules": `service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }`}
 		put(t, c.Addr, "/v1/acl/policy", policy, root)
