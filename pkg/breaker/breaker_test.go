@@ -67,6 +67,16 @@ func newBreaker(t *testing.T, s breaker.Settings) (*breaker.Breaker, *changes) {
 	return in(t, r, "orders", s), c
 }
 
+// leaveAlone changes for how long the breaker that was made with s is left alone
+// once it is open.
+func leaveAlone(t *testing.T, r *breaker.Registry, s breaker.Settings, openFor time.Duration) {
+	t.Helper()
+	s.OpenFor = openFor
+	if _, err := r.Breaker("orders", s); err != nil {
+		t.Error(err)
+	}
+}
+
 func in(t *testing.T, r *breaker.Registry, name string, s breaker.Settings) *breaker.Breaker {
 	t.Helper()
 	b, err := r.Breaker(name, s)
@@ -208,7 +218,11 @@ func TestOutcomes(t *testing.T) {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
 				b, _ := newBreaker(t, breaker.Settings{Engine: engine, FailOn: tt.failOn})
-				status, err := once(t, b, tt.next, 20*time.Millisecond)
+				try := time.Minute
+				if tt.want.Timeout > 0 {
+					try = 20 * time.Millisecond
+				}
+				status, err := once(t, b, tt.next, try)
 				if status != tt.status {
 					t.Errorf("status %d, want %d", status, tt.status)
 				}
@@ -251,28 +265,35 @@ func TestTimeoutError(t *testing.T) {
 
 func TestOpensProbesCloses(t *testing.T) {
 	engines(t, func(t *testing.T, engine string) {
-		b, told := newBreaker(t, breaker.Settings{Engine: engine, MinRequests: 4, OpenFor: 200 * time.Millisecond})
+		s, told := breaker.Settings{Engine: engine, MinRequests: 4, OpenFor: time.Hour}, &changes{}
+		r := breaker.NewRegistry(nil, told.add)
+		b := in(t, r, "orders", s)
 		open(t, b)
 		if s := b.State(); s != breaker.Open {
 			t.Errorf("state %v after ErrOpen", s)
 		}
-		if after := b.RetryAfter(); after <= 0 || after > 200*time.Millisecond {
-			t.Errorf("retry after %v, want up to 200ms", after)
+		if after := b.RetryAfter(); after <= 59*time.Minute || after > time.Hour {
+			t.Errorf("retry after %v, want up to an hour", after)
 		}
 		told.want(t, breaker.Open)
 
-		// One request probes, and everybody can see that; the others wait.
+		// One request probes, and everybody can see that; the others wait, for as
+		// long as an open breaker is left alone: were that short, one of them
+		// could be the next probe already.
 		release, entered := make(chan struct{}), &atomic.Int64{}
 		probe := make(chan error, 1)
-		parts.Eventually(t, 5*time.Second, "a probe is under way", func() bool {
-			go func() {
-				_, err := once(t, b, held(release, entered, 200), 0)
-				if !errors.Is(err, breaker.ErrOpen) {
-					probe <- err
-				}
-			}()
-			return entered.Load() == 1
-		})
+		leaveAlone(t, r, s, time.Millisecond)
+		go func() {
+			err := error(breaker.ErrOpen)
+			for errors.Is(err, breaker.ErrOpen) && t.Context().Err() == nil {
+				_, err = once(t, b, via(func(req *http.Request) (*http.Response, error) {
+					leaveAlone(t, r, s, time.Hour)
+					return held(release, entered, 200)(req)
+				}), 0)
+			}
+			probe <- err
+		}()
+		parts.Eventually(t, 5*time.Second, "a probe is under way", func() bool { return entered.Load() == 1 })
 		if s := b.State(); s != breaker.HalfOpen {
 			t.Errorf("state %v during the probe", s)
 		}
@@ -309,14 +330,18 @@ func TestProbeThatDoesNotSucceed(t *testing.T) {
 		for name, next := range probes {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				b, told := newBreaker(t, breaker.Settings{Engine: engine, MinRequests: 2, OpenFor: 100 * time.Millisecond})
+				s, told := breaker.Settings{Engine: engine, MinRequests: 2, OpenFor: time.Hour}, &changes{}
+				r := breaker.NewRegistry(nil, told.add)
+				b := in(t, r, "orders", s)
 				open(t, b)
 				var asked atomic.Int64
+				leaveAlone(t, r, s, time.Millisecond)
 				parts.Eventually(t, 5*time.Second, "a probe was made", func() bool {
 					defer func() { _ = recover() }()
-					_, _ = once(t, b, via(func(r *http.Request) (*http.Response, error) {
+					_, _ = once(t, b, via(func(req *http.Request) (*http.Response, error) {
 						asked.Add(1)
-						return next(r)
+						leaveAlone(t, r, s, time.Hour) // this is the only probe
+						return next(req)
 					}), 10*time.Millisecond)
 					return asked.Load() == 1
 				})
@@ -327,6 +352,7 @@ func TestProbeThatDoesNotSucceed(t *testing.T) {
 				if got := b.Counters().Success; got != 0 {
 					t.Errorf("%d successes", got)
 				}
+				leaveAlone(t, r, s, time.Millisecond)
 				parts.Eventually(t, 5*time.Second, "the next probe closes it", func() bool {
 					status, _ := once(t, b, answer(200), 0)
 					return status == 200
@@ -482,16 +508,14 @@ func (c *closing) Close() error { close(c.closed); return nil }
 // A transport that does not heed its context brings its answer when nobody
 // waits for it any more.
 func TestLateAnswerIsClosed(t *testing.T) {
-	deaf := func(release <-chan time.Time, body *closing) via {
-		return func(*http.Request) (*http.Response, error) {
-			<-release
-			return &http.Response{StatusCode: 200, Body: body}, nil
-		}
-	}
+	late := func(body *closing) (*http.Response, error) { return &http.Response{StatusCode: 200, Body: body}, nil }
 	engines(t, func(t *testing.T, engine string) {
 		b, _ := newBreaker(t, breaker.Settings{Engine: engine})
 		body := &closing{strings.NewReader(""), make(chan struct{})}
-		_, err := once(t, b, deaf(time.After(50*time.Millisecond), body), 5*time.Millisecond)
+		_, err := once(t, b, via(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return late(body)
+		}), 5*time.Millisecond)
 		if !errors.Is(err, breaker.ErrTimeout) {
 			t.Errorf("error %v", err)
 		}
@@ -502,10 +526,15 @@ func TestLateAnswerIsClosed(t *testing.T) {
 	})
 	t.Run("hystrix has given up", func(t *testing.T) {
 		t.Parallel()
-		r := breaker.NewTightRegistry(nil, 20*time.Millisecond, 1024)
+		// hystrix counts from before the transport is asked. Where it has given up
+		// by then there is no answer to close, and we would wait for ever.
+		r := breaker.NewTightRegistry(nil, 700*time.Millisecond, 1024)
 		b := in(t, r, "orders", breaker.Settings{})
-		release, body := make(chan time.Time), &closing{strings.NewReader(""), make(chan struct{})}
-		_, err := once(t, b, deaf(release, body), 0)
+		release, body := make(chan struct{}), &closing{strings.NewReader(""), make(chan struct{})}
+		_, err := once(t, b, via(func(*http.Request) (*http.Response, error) {
+			<-release
+			return late(body)
+		}), 0)
 		if !errors.Is(err, breaker.ErrTimeout) {
 			t.Errorf("error %v", err)
 		}
