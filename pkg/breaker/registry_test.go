@@ -145,7 +145,8 @@ func TestReconfigureUnderLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%10 == 0 {
-			if err := b.Force(breaker.Open, time.Now().Add(time.Millisecond)); err != nil {
+			until := time.Now().Add(time.Millisecond)
+			if err := b.Force(breaker.Open, until); err != nil && time.Now().Before(until) {
 				t.Fatal(err)
 			}
 		}
@@ -342,13 +343,21 @@ func TestForce(t *testing.T) {
 		passes(t, b, 5, answer(200))
 		told.want(t, breaker.Open, breaker.Closed)
 
-		// An order that ends by itself.
-		force(breaker.Open, time.Now().Add(50*time.Millisecond))
+		// An order that ends by itself: far from its end it is seen at work, near
+		// it another is seen to end.
+		force(breaker.Open, time.Now().Add(time.Hour))
 		refused()
-		if after := b.RetryAfter(); after <= 0 || after > 50*time.Millisecond {
+		if after := b.RetryAfter(); after <= 59*time.Minute || after > time.Hour {
 			t.Errorf("retry after %v", after)
 		}
+		until := time.Now().Add(300 * time.Millisecond)
+		if err := b.Force(breaker.Open, until); err != nil {
+			t.Fatal(err)
+		}
 		parts.Eventually(t, 5*time.Second, "the order ends", func() bool { return b.State() == breaker.Closed })
+		if left := time.Until(until); left > 0 {
+			t.Errorf("it ended %v before its time", left)
+		}
 		passes(t, b, 5, answer(200))
 
 		// The last order holds, and an end that belonged to another is none.
@@ -361,7 +370,7 @@ func TestForce(t *testing.T) {
 		b.Lift()
 		passes(t, b, 5, answer(200)) // what happened meanwhile does not count
 		open(t, b)
-		force(breaker.Closed, time.Now().Add(30*time.Millisecond))
+		force(breaker.Closed, time.Now().Add(300*time.Millisecond))
 		passes(t, b, 5, answer(200))
 		parts.Eventually(t, 5*time.Second, "the order ends", func() bool { return !b.Status().Forced })
 		passes(t, b, 5, answer(200)) // the circuit was closed with it
