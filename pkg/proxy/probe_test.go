@@ -23,19 +23,23 @@ func TestProbe(t *testing.T) {
 	})
 	var n atomic.Int64
 	g := newGate(t, gateOptions{}, backend(t, func(http.ResponseWriter, *http.Request) {}))
-	probe := func(address string) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	probe := func(address string, patience time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		return g.up.Probe(ctx, address)
 	}
-	if err := probe(alive); err != nil {
+	if err := probe(alive, 10*time.Second); err != nil {
 		t.Errorf("an instance that answers: %v", err)
 	}
 	if got := seen.Load(); got != "OPTIONS * HTTP/1.1" {
 		t.Errorf("it was asked %q", got)
 	}
 	for _, how := range []string{"refused", "silent", "reset", "garbage"} {
-		if err := probe(failing(t, how, &n)); err == nil || !strings.HasPrefix(err.Error(), "probe 127.0.0.1:") {
+		patience := 10 * time.Second
+		if how == "silent" {
+			patience = 300 * time.Millisecond
+		}
+		if err := probe(failing(t, how, &n), patience); err == nil || !strings.HasPrefix(err.Error(), "probe 127.0.0.1:") {
 			t.Errorf("%s: got %v", how, err)
 		}
 	}

@@ -111,7 +111,10 @@ func TestRetry(t *testing.T) {
 				fmt.Fprintf(w, "%d", len(b))
 			})
 			g := newGate(t, gateOptions{settings: func(s *proxy.Settings) {
-				s.Retry.Attempts, s.Retry.On, s.Response = tt.attempts, tt.on, 300*time.Millisecond
+				s.Retry.Attempts, s.Retry.On = tt.attempts, tt.on
+				if tt.how == "silent" {
+					s.Response = time.Second // which the other instance has as well, on a machine that stalls
+				}
 			}})
 			g.set(failing(t, tt.how, &bad), ok)
 			for range 2 { // one of two consecutive requests begins with the failing one
@@ -291,10 +294,14 @@ func TestTotalDeadlineCoversAllTries(t *testing.T) {
 		s.Response = 150 * time.Millisecond
 		s.Retry.Attempts, s.Retry.On = 5, []string{"timeout"}
 	}}, failing(t, "silent", &seen), failing(t, "silent", &seen), failing(t, "silent", &seen), failing(t, "silent", &seen))
+	start := time.Now()
 	resp := get(t, client(t), g.url("/"))
+	took := time.Since(start)
 	x := g.exchange()
-	if resp.StatusCode != 504 || resp.Header.Get("X-Proconsul-Reason") != "upstream_timeout" || len(x.Attempts) != 2 {
-		t.Errorf("got %d %q after %d attempts, want 504 upstream_timeout after 2", resp.StatusCode, resp.Header.Get("X-Proconsul-Reason"), len(x.Attempts))
+	// A machine that stalls over the first try's end may leave no time for a second.
+	only := len(x.Attempts) == 1 && took >= 250*time.Millisecond
+	if resp.StatusCode != 504 || resp.Header.Get("X-Proconsul-Reason") != "upstream_timeout" || len(x.Attempts) != 2 && !only {
+		t.Errorf("got %d %q after %d attempts and %v, want 504 upstream_timeout after 2", resp.StatusCode, resp.Header.Get("X-Proconsul-Reason"), len(x.Attempts), took)
 	}
 }
 
@@ -315,7 +322,7 @@ func TestErrors(t *testing.T) {
 		{name: "no instance", want: 503, reason: "no_instances", after: true},
 		{name: "refused", addr: []string{refused(t)}, want: 502, reason: "upstream_refused", failure: "refused"},
 		{name: "reset", addr: []string{failing(t, "reset", &seen)}, want: 502, reason: "upstream_reset", failure: "reset"},
-		{name: "silent", addr: []string{failing(t, "silent", &seen)}, want: 504, reason: "upstream_timeout", failure: "ttfb_timeout"},
+		{name: "silent", addr: []string{failing(t, "silent", &seen)}, set: func(s *proxy.Settings) { s.Response = 200 * time.Millisecond }, want: 504, reason: "upstream_timeout", failure: "ttfb_timeout"},
 		{name: "not HTTP", addr: []string{failing(t, "garbage", &seen)}, want: 502, reason: "upstream_protocol", failure: "protocol"},
 		{name: "TLS against a clear instance", addr: []string{plain}, set: func(s *proxy.Settings) { s.Scheme = "https" }, want: 502, reason: "upstream_tls", failure: "tls"},
 		{name: "CONNECT", addr: []string{plain}, method: "CONNECT", want: 405, reason: "method_not_allowed"},
@@ -323,7 +330,7 @@ func TestErrors(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			g := newGate(t, gateOptions{breaker: tt.breaker, settings: func(s *proxy.Settings) {
-				s.Retry.Attempts, s.Response = 0, 200*time.Millisecond
+				s.Retry.Attempts = 0
 				if tt.set != nil {
 					tt.set(s)
 				}

@@ -172,6 +172,7 @@ func TestConfigureLive(t *testing.T) {
 	if resp := get(t, c, g.url("/slow")); resp.StatusCode != 504 {
 		t.Errorf("got %d, want the new timeout's 504", resp.StatusCode)
 	}
+	next.Response = g.settings.Response // what follows is answered, if late
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -250,7 +251,12 @@ func TestThePoolIsToldOnce(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := newGate(t, gateOptions{settings: func(s *proxy.Settings) { s.Retry.Attempts, s.Response = 0, 100*time.Millisecond }}, tt.addr)
+			g := newGate(t, gateOptions{settings: func(s *proxy.Settings) {
+				s.Retry.Attempts = 0
+				if tt.name == "silent" {
+					s.Response = 100 * time.Millisecond
+				}
+			}}, tt.addr)
 			get(t, client(t), g.url("/"))
 			g.exchange()
 			m := g.pool.Members()[0]
