@@ -308,6 +308,7 @@ func TestTrace(t *testing.T) {
 	run := func(rt http.RoundTripper) []string {
 		var mu sync.Mutex
 		var got []string
+		told := 0
 		add := func(s string) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -343,10 +344,16 @@ func TestTrace(t *testing.T) {
 			}
 			req = req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
 			mustDo(t, rt, req)
+			// http.Transport writes in another goroutine, which may tell of it
+			// after the answer.
+			eventually(t, "not told that it is written", func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return slices.Contains(got[told:], "wrote")
+			})
+			told = len(got)
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		slices.Sort(got) // http.Transport writes in another goroutine
+		slices.Sort(got)
 		return got
 	}
 	theirs := std()

@@ -383,10 +383,12 @@ func TestWrittenBeforeTheEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		start := time.Now()
 		if b, err := io.ReadAll(resp.Body); string(b) != "hello" || err != nil {
 			t.Fatalf("got %q, %v", b, err)
 		}
-		if !written.Load() {
+		// The end of an answer waits only so long, which a machine may stall for.
+		if !written.Load() && time.Since(start) < transport.UploadGrace {
 			late++
 		}
 	}
