@@ -25,7 +25,9 @@ import (
 // Clients that are too slow are cut off, those that are not are left alone.
 func TestSlowClients(t *testing.T) {
 	var refused atomic.Int32
-	s := serve(t, front.Options{ReadHeader: 200 * time.Millisecond, Idle: 400 * time.Millisecond, Refuse: func(w http.ResponseWriter, _ *http.Request, why *front.Refusal) {
+	// Longer than a machine stalls between two lines of this test.
+	const readHeader, idle = 500 * time.Millisecond, 700 * time.Millisecond
+	s := serve(t, front.Options{ReadHeader: readHeader, Idle: idle, Refuse: func(w http.ResponseWriter, _ *http.Request, why *front.Refusal) {
 		refused.Add(1)
 		w.WriteHeader(why.Status)
 	}}, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
@@ -33,7 +35,7 @@ func TestSlowClients(t *testing.T) {
 	start := time.Now()
 	c := dial(t, s.addr) // says nothing
 	c.ends()
-	if d := time.Since(start); d < 200*time.Millisecond {
+	if d := time.Since(start); d < readHeader {
 		t.Errorf("a new connection was closed after %v", d)
 	}
 
@@ -52,11 +54,11 @@ func TestSlowClients(t *testing.T) {
 	c.ends()
 
 	c = dial(t, s.addr) // between two requests
+	start = time.Now()  // it is idle since the answer, of which we hear later
 	c.say(get)
 	c.hear("GET")
-	start = time.Now()
 	c.ends()
-	if d := time.Since(start); d < 390*time.Millisecond {
+	if d := time.Since(start); d < idle {
 		t.Errorf("an idle connection was closed after %v", d)
 	}
 
@@ -246,7 +248,7 @@ func TestTLS(t *testing.T) {
 				t.Fatal(err)
 			}
 			l, o := listener(l)
-			o.ReadHeader, o.Sweep = 300*time.Millisecond, 10*time.Millisecond
+			o.ReadHeader, o.Sweep = time.Second, 10*time.Millisecond
 			s := serveOn(t, l, o, h)
 			tr := &http.Transport{TLSClientConfig: trust.Clone()}
 			defer tr.CloseIdleConnections()
@@ -270,9 +272,11 @@ func TestTLS(t *testing.T) {
 				}
 				b, _ := io.ReadAll(resp.Body)
 				resp.Body.Close()
-				if !strings.HasPrefix(string(b), "HTTP/2.0") || s.Stats().HTTP2 != 1 {
-					t.Errorf("got %q; %+v", b, s.Stats())
+				if !strings.HasPrefix(string(b), "HTTP/2.0") {
+					t.Errorf("got %q", b)
 				}
+				// It is counted once it is another's, who may have answered by then.
+				eventually(t, "a connection is not counted", func() bool { return s.Stats().HTTP2 == 1 })
 			}
 			// Two requests in one record, one in two.
 			c, err := tls.Dial("tcp", s.addr, trust)
@@ -363,6 +367,7 @@ func TestHTTP2InTheClear(t *testing.T) {
 		}
 		tr.CloseIdleConnections()
 	}
+	eventually(t, "connections are not counted", func() bool { return s.Stats().HTTP2 >= 3 }) // as above
 	if got := s.Stats(); got.HTTP2 != 3 || got.Requests != 0 {
 		t.Errorf("counted %+v", got)
 	}
