@@ -24,11 +24,16 @@ func TestWireBreaksAsItSays(t *testing.T) {
 	}))
 	t.Cleanup(srv.Close)
 	w := parts.StartWire(t, srv.Listener.Addr().String())
-	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: 300 * time.Millisecond}).DialContext, ResponseHeaderTimeout: 300 * time.Millisecond}
-	t.Cleanup(transport.CloseIdleConnections)
-	get := func() error {
+	waiting := func(patience time.Duration) *http.Transport {
+		tr := &http.Transport{DialContext: (&net.Dialer{Timeout: patience}).DialContext, ResponseHeaderTimeout: patience}
+		t.Cleanup(tr.CloseIdleConnections)
+		return tr
+	}
+	// Only what has to run into the time has little of it.
+	patient, hasty := waiting(10*time.Second), waiting(300*time.Millisecond)
+	get := func(tr *http.Transport) error {
 		// A POST, so that net/http does not try again on its own.
-		resp, err := (&http.Client{Transport: transport}).Post("http://"+w.Addr, "text/plain", strings.NewReader("hello"))
+		resp, err := (&http.Client{Transport: tr}).Post("http://"+w.Addr, "text/plain", strings.NewReader("hello"))
 		if err != nil {
 			return err
 		}
@@ -38,7 +43,7 @@ func TestWireBreaksAsItSays(t *testing.T) {
 	}
 	well := func(t *testing.T) {
 		t.Helper()
-		if err := get(); err != nil {
+		if err := get(patient); err != nil {
 			t.Fatalf("a healed wire: %v", err)
 		}
 	}
@@ -48,32 +53,35 @@ func TestWireBreaksAsItSays(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name  string
+		by    *http.Transport
 		fault func()
 		is    func(error) bool
 	}{
-		{"refuse", w.Refuse, func(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }},
-		{"swallow, on an old connection", w.Swallow, timeout},
-		{"swallow, on a new one", func() { transport.CloseIdleConnections(); w.Swallow() }, timeout},
-		{"drop", func() { transport.CloseIdleConnections(); w.Drop() }, func(err error) bool {
+		{"refuse", patient, w.Refuse, func(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }},
+		{"swallow, on an old connection", hasty, w.Swallow, timeout},
+		{"swallow, on a new one", hasty, func() { hasty.CloseIdleConnections(); w.Swallow() }, timeout},
+		{"drop", hasty, func() { hasty.CloseIdleConnections(); w.Drop() }, func(err error) bool {
 			var op *net.OpError
 			return errors.As(err, &op) && op.Op == "dial" && op.Timeout()
 		}},
 		// net/http takes half a line for a malformed one.
-		{"cut in the header", func() { w.CutAnswers(20) }, func(err error) bool {
+		{"cut in the header", patient, func() { w.CutAnswers(20) }, func(err error) bool {
 			return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(err.Error(), "malformed")
 		}},
-		{"cut in the body", func() { w.CutAnswers(300) }, func(err error) bool {
+		{"cut in the body", patient, func() { w.CutAnswers(300) }, func(err error) bool {
 			return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrUnexpectedEOF)
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			_ = get(hasty) // so that it has an old connection, too
 			tt.fault()
-			_ = get() // an old connection may fail in another way
-			if err := get(); err == nil || !tt.is(err) {
+			_ = get(tt.by) // an old connection may fail in another way
+			if err := get(tt.by); err == nil || !tt.is(err) {
 				t.Errorf("got %v", err)
 			}
 			w.Heal()
-			transport.CloseIdleConnections()
+			patient.CloseIdleConnections()
+			hasty.CloseIdleConnections()
 			well(t)
 		})
 	}
