@@ -351,8 +351,12 @@ func TestTrace(t *testing.T) {
 				defer mu.Unlock()
 				return slices.Contains(got[told:], "wrote")
 			})
+			mu.Lock()
 			told = len(got)
+			mu.Unlock()
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		slices.Sort(got)
 		return got
 	}
