@@ -237,8 +237,8 @@ func TestADivergedReplicaStandsOut(t *testing.T) {
 	b.until("one row of two", `document.querySelectorAll("#peer-list .pill.diverged").length === 1`)
 	b.shows("#peer-list", "this one", "serves by another configuration")
 	// A reload is told to the others.
-	second.Configure(strings.Replace(other, "site: b", "site: c", 1))
 	before := second.MustStatus().Config.Hash
+	second.Configure(strings.Replace(other, "site: b", "site: c", 1))
 	parts.Eventually(t, patience, "the second replica reloads", func() bool { return second.MustStatus().Config.Hash != before })
 	b.shows("#peer-list", second.MustStatus().Config.Hash)
 	b.clean()
