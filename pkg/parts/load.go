@@ -89,6 +89,7 @@ type Load struct {
 
 	mu    sync.Mutex
 	tally Tally
+	open  map[int64]bool // numbers of the requests under way
 }
 
 // maxSamples is how many failures a Tally quotes.
@@ -129,6 +130,7 @@ func startLoad(t testing.TB, o LoadOptions, n int64) *Load {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	l.tally = Tally{Status: map[int]int{}, Reasons: map[string]int{}, Instances: map[string]int{}}
+	l.open = map[int64]bool{}
 	l.left.Store(n)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	for range o.Workers {
@@ -167,6 +169,21 @@ func (l *Load) Await(n int) {
 	})
 }
 
+// AwaitOpen waits until the requests that are under way now are in the tally,
+// so that what it counts from then on was begun after the call.
+func (l *Load) AwaitOpen() {
+	l.t.Helper()
+	l.mu.Lock()
+	open := maps.Clone(l.open)
+	l.mu.Unlock()
+	Eventually(l.t, startPatience, "requests of the load stay under way", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		maps.DeleteFunc(open, func(n int64, _ bool) bool { return !l.open[n] })
+		return len(open) == 0
+	})
+}
+
 func (l *Load) work() {
 	for l.ctx.Err() == nil && l.left.Add(-1) >= 0 {
 		l.once()
@@ -180,7 +197,16 @@ func (l *Load) work() {
 }
 
 func (l *Load) once() {
-	url := l.o.URLs[int(l.next.Add(1)-1)%len(l.o.URLs)]
+	n := l.next.Add(1) - 1
+	url := l.o.URLs[int(n)%len(l.o.URLs)]
+	l.mu.Lock()
+	l.open[n] = true
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		delete(l.open, n)
+		l.mu.Unlock()
+	}()
 	var body io.Reader
 	if l.o.Body != nil {
 		body = l.o.Body()
