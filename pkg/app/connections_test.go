@@ -73,6 +73,16 @@ func (s *sealed) cut() {
 }
 
 func (s *sealed) carry(raw net.Conn, to string) {
+	// Known before it has an authority: one that is in its handshake at a turn
+	// is cut, too.
+	s.mu.Lock()
+	s.conns[raw] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.conns, raw)
+		s.mu.Unlock()
+	}()
 	client := tls.Server(raw, s.conf.Load())
 	defer client.Close()
 	if client.Handshake() != nil {
@@ -83,18 +93,11 @@ func (s *sealed) carry(raw net.Conn, to string) {
 		return
 	}
 	defer server.Close()
-	s.mu.Lock()
-	s.conns[raw], s.conns[server] = true, true
-	s.mu.Unlock()
 	var both sync.WaitGroup
 	both.Go(func() { _, _ = io.Copy(server, client); _ = server.Close() })
 	_, _ = io.Copy(client, server)
 	_ = client.Close()
 	both.Wait()
-	s.mu.Lock()
-	delete(s.conns, raw)
-	delete(s.conns, server)
-	s.mu.Unlock()
 }
 
 // TestFilesOfOwnConnectionsChange has Consul and Redis go over to another
