@@ -44,10 +44,21 @@ func TestServicesInConsulSayWhoCalls(t *testing.T) {
 		}
 		w.Header().Set("X-User", "bob")
 	})
-	srv := httptest.NewServer(mux)
+	// It goes and comes back: the port is none that a connection could have by then.
+	port := parts.FreePorts(t, 1)[0]
+	serve := func() *httptest.Server {
+		t.Helper()
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: mux}}
+		srv.Start()
+		return srv
+	}
+	srv := serve()
 	defer func() { srv.Close() }()
-	addr := srv.Listener.Addr().(*net.TCPAddr)
-	consul.Put("/v1/agent/service/register", fmt.Sprintf(`{"ID":"idp-1","Name":"idp","Address":"127.0.0.1","Port":%d}`, addr.Port))
+	consul.Put("/v1/agent/service/register", fmt.Sprintf(`{"ID":"idp-1","Name":"idp","Address":"127.0.0.1","Port":%d}`, port))
 	r := bin.StartReplica(t, parts.ReplicaOptions{Config: fmt.Sprintf(`consul: {addr: %q}
 auth:
   - name: opaque
@@ -124,12 +135,7 @@ routes:
 			t.Errorf("a token that is known: %d", got.StatusCode)
 		}
 	}
-	l, err := net.Listen("tcp", addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv = &httptest.Server{Listener: l, Config: &http.Server{Handler: mux}}
-	srv.Start()
+	srv = serve()
 	parts.Eventually(t, patience, "tokens never pass again", func() bool { return ask("GET", "/token", "Authorization: Bearer good-2").StatusCode == 200 })
 	parts.Eventually(t, patience, "requests never pass again", func() bool { return ask("GET", "/session", "Cookie: session=1").StatusCode == 200 })
 	for _, secret := range []string{"s3cret", "good-1", "session=1"} {

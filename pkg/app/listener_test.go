@@ -39,12 +39,7 @@ func TestTakenPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := free.Addr().String()
-	free.Close()
+	first := fmt.Sprintf("127.0.0.1:%d", parts.FreePorts(t, 1)[0])
 	_, err = app.New(parse(t, fmt.Sprintf("version: 1\nconsul: {disabled: true}\nlisten:\n  - {name: one, addr: %q}\n  - {name: two, addr: %q}\n",
 		first, taken.Addr())), quiet())
 	if err == nil || !strings.Contains(err.Error(), "listener two") || !strings.Contains(err.Error(), taken.Addr().String()) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -111,14 +110,10 @@ func has(t *testing.T, s *otlp.Span, want map[string]string) {
 	}
 }
 
-// deadPort is an address that refuses connections.
+// deadPort is an address that refuses connections. It is none that the kernel
+// would give to the next who listens on any.
 func deadPort(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", parts.FreePorts(t, 1)[0])
 }
 
 // tracedGateway is a gateway in front of an instance that keeps the traceparent
