@@ -389,6 +389,10 @@ func TestTheCollectorsAuthorityChanges(t *testing.T) {
 	show(next)
 	in.get("public", "/fine/a")
 	parts.Eventually(t, patience, "spans come to a collector that nobody vouches for", func() bool { return strings.Contains(in.log.String(), "spans cannot be sent") })
+	parts.Eventually(t, patience, "a span of that request is still to be sent", func() bool { // or the new file would bring it
+		_, text := in.call("GET /metrics", "")
+		return strings.Contains(text, `proconsul_trace_spans_total{result="failed"} 2`+"\n")
+	})
 	before := len(rc.servers())
 	next.WriteTo(t, file)
 	parts.Eventually(t, patience, "the file is not taken over", func() bool {
