@@ -153,8 +153,8 @@ func (p *inProcess) back(before held) {
 // breaker closed, and requests are answered.
 func (p *inProcess) healthy(name, path string) {
 	p.t.Helper()
-	parts.Eventually(p.t, patience, "requests stay in flight", func() bool { return p.upstream(name).InFlight == 0 })
 	u := p.upstream(name)
+	parts.Eventually(p.t, patience, "requests stay in flight", func() bool { u = p.upstream(name); return u.InFlight == 0 })
 	if u.Breaker.State != "closed" || u.Breaker.Opened != 0 {
 		p.t.Errorf("the breaker is %+v", u.Breaker)
 	}

@@ -20,7 +20,7 @@ import (
 func TestReplicaLeavesWithoutLosingARequest(t *testing.T) {
 	t.Parallel()
 	bin, consul := binaries(t), parts.StartConsul(t)
-	config := strings.Replace(dependencies(consul, nil), "delay: 0s", "delay: 2s", 1) + echoRoutes
+	config := strings.Replace(dependencies(consul, nil), "delay: 0s", "delay: 5s", 1) + echoRoutes
 	r, other := bin.StartReplica(t, parts.ReplicaOptions{Config: config}), bin.StartReplica(t, parts.ReplicaOptions{Config: strings.Replace(config, "routes:",
 		"routes:\n  - {name: gateways, match: {path: /gateways}, upstream: {service: proconsul}}", 1)})
 	bin.StartEcho(t, parts.EchoOptions{Consul: consul.Addr, Name: "echo", ID: "echo-1"})
@@ -31,7 +31,7 @@ func TestReplicaLeavesWithoutLosingARequest(t *testing.T) {
 	load := parts.StartLoad(t, parts.LoadOptions{URLs: []string{r.URL("/api/x")}, Workers: 6, Pace: time.Millisecond})
 	load.Await(100)
 	// Their answers come when the listener has been closed already.
-	slow := parts.StartLoad(t, parts.LoadOptions{URLs: []string{r.URL("/api/slow?delay=4s"), r.URL("/api/stream?n=40&every=100ms")}, Workers: 6, Pace: time.Hour})
+	slow := parts.StartLoad(t, parts.LoadOptions{URLs: []string{r.URL("/api/slow?delay=8s"), r.URL("/api/stream?n=80&every=100ms")}, Workers: 6, Pace: time.Hour})
 	parts.Eventually(t, patience, "the slow requests are not under way", func() bool { return r.Upstream("echo").InFlight >= 6 })
 
 	r.Signal(syscall.SIGTERM)
