@@ -24,7 +24,8 @@ var ErrAway = errors.New("the limiter's store is away")
 // once, so it is for people and not for requests. Where the store is away it
 // answers as Take would, from this replica's own account.
 //
-// What another replica holds as a lease counts as used.
+// What another replica holds as a lease counts as used, and so does for a moment
+// one that is on its way to this replica.
 func (l *Limiter) Peek(ctx context.Context, p *Policy, key string) Decision {
 	id := identity(key)
 	e := l.known(p, id)

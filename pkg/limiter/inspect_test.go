@@ -50,9 +50,13 @@ func TestPeekCountsWhatThisReplicaHolds(t *testing.T) {
 			t.Fatal("denied below the limit")
 		}
 	}
-	if d := l.Peek(ctx, p, "k"); !d.Allowed || d.Budget(0).Remaining < 6500 || d.Budget(0).Remaining > 7000 {
-		t.Errorf("of 10,000 less 3,000 a peek finds %d", d.Budget(0).Remaining)
-	}
+	var d limiter.Decision
+	defer func() { t.Logf("of 10,000 less 3,000 a peek finds %d", d.Budget(0).Remaining) }()
+	// A lease that is on its way is neither in the store nor here.
+	parts.Eventually(t, 5*time.Second, "a peek does not count what the replica holds", func() bool {
+		d = l.Peek(ctx, p, "k")
+		return d.Allowed && d.Budget(0).Remaining >= 6500 && d.Budget(0).Remaining <= 7000
+	})
 }
 
 func TestPeekWithoutTheStore(t *testing.T) {
