@@ -147,6 +147,10 @@ unless the variables GOGC and GOMEMLIMIT say otherwise.`,
 		Example: "  proconsul run -c /etc/proconsul/proconsul.yaml\n  proconsul run -c conf.d/ --set consul.addr=10.0.0.1:8500",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// From the very beginning: one that came before would end the process.
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, syscall.SIGHUP)
+			defer signal.Stop(hup)
 			cfg, err := from.load()
 			if err != nil {
 				return err
@@ -166,7 +170,7 @@ unless the variables GOGC and GOMEMLIMIT say otherwise.`,
 				Level:     level,
 				Load:      from.reread,
 				Parse:     from.parse,
-				Watch:     from.watcher(watch),
+				Watch:     from.watcher(hup, watch),
 				Notifier:  systemd.FromEnvironment(os.Getenv, os.Getpid()),
 			})
 			if err != nil {
@@ -180,13 +184,10 @@ unless the variables GOGC and GOMEMLIMIT say otherwise.`,
 	return cmd
 }
 
-// watcher calls its argument after SIGHUP and, with files, after a change of
+// watcher calls its argument after a signal and, with files, after a change of
 // the configuration or of a file that it refers to.
-func (f *configFlags) watcher(files bool) func(ctx context.Context, changed func(source string)) error {
+func (f *configFlags) watcher(hup <-chan os.Signal, files bool) func(ctx context.Context, changed func(source string)) error {
 	return func(ctx context.Context, changed func(source string)) error {
-		hup := make(chan os.Signal, 1)
-		signal.Notify(hup, syscall.SIGHUP)
-		defer signal.Stop(hup)
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		failed := make(chan error, 1)

@@ -164,6 +164,21 @@ func reload(t *testing.T, r *parts.Replica, token string) reply {
 	return send(t, req)
 }
 
+// TestAnEarlySignalIsKept asks for a reload while the gateway still starts: it
+// neither ends the gateway nor is forgotten.
+func TestAnEarlySignalIsKept(t *testing.T) {
+	t.Parallel()
+	r := binaries(t).NewReplica(t, parts.ReplicaOptions{Config: "consul: {disabled: true}\n", Args: []string{"--watch=false"}})
+	r.Launch()
+	logged := func(text string) {
+		t.Helper()
+		parts.Eventually(t, patience, "the log has no "+text, func() bool { return strings.Contains(r.Log(), text) })
+	}
+	logged(`"msg":"runtime"`) // it has read its configuration and makes its parts
+	r.Signal(syscall.SIGHUP)
+	logged(`"msg":"reload: nothing has changed","source":"signal"`)
+}
+
 // TestMalformedRegistrationCostsOnlyItself puts into a real catalog what no
 // service should: it is shown with its reason, and the others serve.
 func TestMalformedRegistrationCostsOnlyItself(t *testing.T) {
